@@ -112,7 +112,9 @@ def test_migrations_come_in_order(root: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("names", [["0002_b.sql"], ["0001_a.sql", "0003_c.sql"], ["0001_a.sql", "0001_b.sql"]])
+@pytest.mark.parametrize(
+    "names", [["0002_b.sql"], ["0001_a.sql", "0003_c.sql"], ["0001_a.sql", "0001_b.sql"]]
+)
 def test_migration_numbers_have_no_holes(root: Path, names: list[str]) -> None:
     for name in names:
         (root / "migrations" / name).write_text("select 1")
@@ -129,7 +131,10 @@ def test_a_migration_without_a_number_is_refused(root: Path) -> None:
 def test_functions_come_in_order_of_their_files(root: Path) -> None:
     (root / "functions" / "b.sql").write_text("select holdfast.b()")
     (root / "functions" / "a.sql").write_text("select holdfast.a()")
-    assert statements.functions("other", root) == [("a.sql", "select other.a()"), ("b.sql", "select other.b()")]
+    assert statements.functions("other", root) == [
+        ("a.sql", "select other.a()"),
+        ("b.sql", "select other.b()"),
+    ]
 
 
 def test_the_files_of_this_checkout_load() -> None:

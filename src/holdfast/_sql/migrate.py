@@ -1,8 +1,8 @@
 """Installs and upgrades the schema, and says whether an installed one fits this version.
 
-Each migration commits together with its row in `schema_version`, under a lock that ends with the transaction: killed
-anywhere, it goes on where it was. Functions are replaced as a whole whenever their text has changed. The statements
-are in `sql/queries/schema.sql`; nothing here knows what is in a migration.
+Each migration commits together with its row in `schema_version`, under a lock that ends with the transaction:
+killed anywhere, it goes on where it was. Functions are replaced as a whole whenever their text has changed. The
+statements are in `sql/queries/schema.sql`; nothing here knows what is in a migration.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class _Plan(NamedTuple):
 async def migrate(connection: Connection[Record], schema: str, *, root: Path | None = None) -> list[int]:
     """Brings `schema` up to this version and returns the numbers of the migrations that this call applied.
 
-    Safe to call from any number of processes at once; costs one query when there is nothing to do. `connection` must
-    not be in a transaction.
+    Safe to call from any number of processes at once; costs one query when there is nothing to do. `connection`
+    must not be in a transaction.
 
     Raises:
         SchemaTooNew: if a newer version of the library has been here.
@@ -71,7 +71,7 @@ async def verify(connection: Connection[Record], schema: str, *, root: Path | No
     plan = _plan(schema, root)
     installed = await _installed(connection, plan)
     if not installed:
-        raise SchemaMissing(f"there is no holdfast schema {schema!r} in this database; run `holdfast migrate`")
+        raise SchemaMissing(f"no holdfast schema {schema!r} in this database; run `holdfast migrate`")
     if _difference(plan, installed):
         raise SchemaTooOld(
             f"schema {schema!r} is at version {max(installed)}, this holdfast needs {len(plan.migrations)}"
@@ -118,8 +118,8 @@ def _difference(plan: _Plan, installed: Mapping[int, str]) -> list[int]:
     """The numbers that have to be applied, the functions last."""
     if unknown := installed.keys() - plan.wanted.keys():
         raise SchemaTooNew(
-            f"schema {plan.schema!r} is at version {max(unknown)}, this holdfast knows {len(plan.migrations)};"
-            " upgrade holdfast (`holdfast migrate` only goes forward)"
+            f"schema {plan.schema!r} is at version {max(unknown)},"
+            f" this holdfast knows {len(plan.migrations)}; upgrade holdfast (`holdfast migrate` only goes forward)"
         )
     missing = sorted(plan.wanted.keys() - installed.keys() - {_FUNCTIONS})
     if missing or installed.get(_FUNCTIONS) != plan.wanted[_FUNCTIONS]:
@@ -148,7 +148,9 @@ async def _apply_next(connection: Connection[Record], plan: _Plan) -> list[int]:
     return [migration.number]
 
 
-async def _install(connection: Connection[Record], plan: _Plan, number: int, name: str, texts: list[str]) -> None:
+async def _install(
+    connection: Connection[Record], plan: _Plan, number: int, name: str, texts: list[str]
+) -> None:
     for text in texts:
         await connection.execute(text)
     await connection.execute(plan.statements["schema.create_versions"])

@@ -40,8 +40,8 @@ class Migration(NamedTuple):
 class Statements(Mapping[str, str]):
     """The statements of one schema by their dotted names: `statements["workflows.claim"]` is its SQL.
 
-    The text is one statement without comments before it and without the semicolon. `promise` gives the comment
-    that stands directly below the statement's name.
+    The text is one statement without comments before it and without the semicolon. `promise` gives the
+    comment that stands directly below the statement's name.
     """
 
     __slots__ = ("_promises", "_texts")
