@@ -1,0 +1,184 @@
+"""The one place that waits for the database: who waits for what, and the loop in which everybody waits.
+
+Bells carry keys and no data, and may be lost; so a waiter is registered first, then looks, then waits, and looks
+again after every bell, after every reconnect of the listener (`wake_all`), and once more at its deadline. Whatever
+becomes true after a look rings a bell that finds the waiter registered: there is no moment in between. A bell that
+rings during a look is remembered until the look is over. A waiter is a few words of memory and leaves at once when
+it is cancelled [N2]. No statement, no task and no connection in this room: the probe brings its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+
+from holdfast import _clock
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from types import TracebackType
+
+__all__ = ["Alarm", "Deadline", "Waiter", "Waiters", "WaitersStatistics"]
+
+T = TypeVar("T")
+Deadline: TypeAlias = "float | None | Callable[[], float | None]"
+
+# Timers of event loops may fire this much before the clock says so; no reason to look twice.
+_EARLY: Final = 0.002
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WaitersStatistics:
+    """Who waits now, and how often bells found somebody since the start."""
+
+    waiting: int
+    keys: int
+    wakes: int
+
+
+class Alarm:
+    """Something one task waits for: rung by anybody, cleared by the one who waits.
+
+    An `asyncio.Event` inside `asyncio.timeout` would do, at ten times the memory, and by way of a cancellation.
+    """
+
+    __slots__ = ("_future", "_rung")
+
+    def __init__(self) -> None:
+        self._rung = False
+        self._future: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        """Wake the task that waits, or let its next `wait` return at once. No await, no task."""
+        self._rung = True
+        self._release()
+
+    def clear(self) -> None:
+        """Forget what has rung so far."""
+        self._rung = False
+
+    async def wait(self, deadline: float | None = None) -> bool:
+        """Return True once it has rung, False once `_clock.monotonic()` has reached `deadline`."""
+        while not self._rung:
+            remaining = None if deadline is None else deadline - _clock.monotonic()
+            if remaining is not None and remaining <= _EARLY:
+                return False
+            await self._sleep(remaining)
+        return True
+
+    async def _sleep(self, seconds: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._future = loop.create_future()
+        timer = None if seconds is None else loop.call_later(seconds, self._release)
+        try:
+            await self._future
+        finally:
+            self._future = None
+            if timer is not None:
+                timer.cancel()
+
+    def _release(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+
+class Waiter(Alarm):
+    """An alarm that is registered under keys for as long as its `with` block lasts."""
+
+    __slots__ = ("_keys", "_waiters")
+
+    def __init__(self, waiters: Waiters, keys: Sequence[str]) -> None:
+        super().__init__()
+        self._waiters = waiters
+        self._keys = keys
+
+    def __enter__(self) -> Waiter:
+        self._waiters._add(self, self._keys)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waiters._remove(self, self._keys)
+
+
+class Waiters:
+    """All the waiters of this process, by key.
+
+    Example:
+        `value = await waiters.until([key], lambda: load_event(...), deadline=_clock.monotonic() + 30)`
+    """
+
+    def __init__(self) -> None:
+        # Dicts as ordered sets: who came first is woken first, and leaving costs nothing in a crowd.
+        self._by_key: dict[str, dict[Waiter, None]] = {}
+        self._waiting = 0
+        self._wakes = 0
+
+    async def until(
+        self,
+        keys: Sequence[str],
+        probe: Callable[[], Awaitable[T | None]],
+        *,
+        deadline: Deadline = None,
+    ) -> T | None:
+        """Look now, and again whenever one of `keys` rings, until `probe` returns something.
+
+        `deadline` is a value of `_clock.monotonic()`, or a function asked for it after every look (a call may
+        learn its deadline from its first look). None as the result: the deadline has passed, and a look that
+        began after it found nothing. A deadline in the past still gets one look [W9].
+        """
+        with self.register(keys) as waiter:
+            rung = True
+            while True:
+                waiter.clear()
+                looked = _clock.monotonic()
+                result = await probe()
+                if result is not None or not rung:
+                    return result
+                end = deadline() if callable(deadline) else deadline
+                if end is not None and end <= looked:
+                    return None
+                rung = await waiter.wait(end)
+
+    def register(self, keys: Sequence[str]) -> Waiter:
+        """A waiter for `with`: bells for one of `keys` reach it inside the block."""
+        return Waiter(self, keys)
+
+    def wake(self, key: str) -> None:
+        """Wake everybody who waits for `key`: a look into a dict, no await, no task."""
+        found = self._by_key.get(key)
+        if found is not None:
+            self._wakes += len(found)
+            for waiter in found:
+                waiter.ring()
+
+    def wake_many(self, keys: Iterable[str]) -> None:
+        """Wake everybody who waits for one of `keys`."""
+        for key in keys:
+            self.wake(key)
+
+    def wake_all(self) -> None:
+        """Wake everybody, because bells may have been missed [N4]. All look in the same turn of the loop."""
+        for key in self._by_key:
+            self.wake(key)
+
+    def statistics(self) -> WaitersStatistics:
+        """Counts, for tests and metrics."""
+        return WaitersStatistics(waiting=self._waiting, keys=len(self._by_key), wakes=self._wakes)
+
+    def _add(self, waiter: Waiter, keys: Sequence[str]) -> None:
+        self._waiting += 1
+        for key in keys:
+            self._by_key.setdefault(key, {})[waiter] = None
+
+    def _remove(self, waiter: Waiter, keys: Sequence[str]) -> None:
+        self._waiting -= 1
+        for key in keys:
+            found = self._by_key.get(key)
+            if found is None or waiter not in found:  # the same key given twice
+                continue
+            del found[waiter]
+            if not found:
+                del self._by_key[key]

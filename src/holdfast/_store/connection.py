@@ -1,0 +1,236 @@
+"""The border to the driver: opens connections, gives calls a deadline, turns driver errors into the library's own.
+
+Nothing here retries or waits for better times: the pool, the writer and the listener decide what an error means
+to them. The classes below stay inside the library, and none carries a DSN, a password or a payload [K4].
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import asyncpg
+
+from holdfast.errors import ConfigurationError, HoldfastError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+__all__ = [
+    "Connection",
+    "ConnectionLost",
+    "DataRejected",
+    "Retryable",
+    "StoreError",
+    "UniqueViolation",
+    "connect",
+    "deadline",
+    "translate",
+]
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+# A black hole is noticed by deadlines; these free what a dead peer holds when nobody asks it anything.
+_KEEPALIVE: Final = {"idle": 5, "interval": 2, "count": 3}
+_USER_TIMEOUT_MS: Final = 10_000
+
+_SESSION: Final = {
+    "tcp_keepalives_idle": str(_KEEPALIVE["idle"]),
+    "tcp_keepalives_interval": str(_KEEPALIVE["interval"]),
+    "tcp_keepalives_count": str(_KEEPALIVE["count"]),
+    "tcp_user_timeout": str(_USER_TIMEOUT_MS),
+    # The fence reads what the lock it waited for has committed: only true in READ COMMITTED.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    # What a database or a role was given as defaults is meant for people, and would end our sessions.
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "jit": "off",
+}
+
+_POOLER: Final = (
+    "the connection pooler in front of the database refuses session settings: list them in its "
+    "ignore_startup_parameters (" + ", ".join(_SESSION) + "), or connect to PostgreSQL itself"
+)
+
+
+class StoreError(Exception):
+    """What the driver or the server said, in the library's words. `sqlstate` is None if no server spoke."""
+
+    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class ConnectionLost(StoreError):
+    """The connection is of no use any more; whether the last statement happened is unknown."""
+
+
+class Retryable(StoreError):
+    """The server refused for a reason that passes: nothing happened, the same may be sent again."""
+
+
+class DataRejected(StoreError):
+    """The fault lies in the data that was sent: sending it again cannot help."""
+
+    def __init__(self, message: str, sqlstate: str | None = None, constraint: str | None = None) -> None:
+        super().__init__(message, sqlstate)
+        self.constraint = constraint
+
+
+class UniqueViolation(DataRejected):
+    """A row with this identity exists already."""
+
+
+async def connect(dsn: str, *, role: str, timeout: float = 10) -> Connection:
+    """Open a connection that shows up as `holdfast <role>` in `pg_stat_activity`.
+
+    `timeout` is in seconds and covers everything up to the end of the log-in.
+
+    Raises:
+        ConnectionLost: if nobody answers there, or not in time, or not yet.
+        Retryable: if the server has no connection to spare.
+        ConfigurationError: if the DSN, the log-in or the database named in it is wrong.
+    """
+    with translate():
+        try:
+            connection = await _open(dsn, role, timeout)
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+            name = type(error).__name__
+            raise ConfigurationError(f"the database refuses this log-in ({name}): check the DSN") from None
+        except (asyncpg.InterfaceError, ValueError):
+            # The driver quotes parts of the DSN, the password among them.
+            raise ConfigurationError("the DSN of the database cannot be understood") from None
+        except asyncpg.ProtocolViolationError as error:
+            if "startup parameter" in str(error):
+                raise ConfigurationError(_POOLER) from None
+            raise
+    _keep_alive(connection)
+    return connection
+
+
+async def _open(dsn: str, role: str, timeout: float) -> Connection:
+    settings = {**_SESSION, "application_name": f"holdfast {role}"}
+    # No lifetime: the library's statements are few and always the same.
+    return await asyncpg.connect(
+        dsn, timeout=timeout, server_settings=settings, max_cached_statement_lifetime=0
+    )
+
+
+def _keep_alive(connection: Connection) -> None:
+    """Ask the kernel to notice a peer that has gone; asyncpg leaves its sockets without any keepalive."""
+    # asyncio and uvloop both hand out the socket here, and the driver has no public way to it.
+    transport: asyncio.Transport = connection._transport  # type: ignore[attr-defined]
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {
+        "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE": _KEEPALIVE["idle"],
+        "TCP_KEEPINTVL": _KEEPALIVE["interval"],
+        "TCP_KEEPCNT": _KEEPALIVE["count"],
+        "TCP_USER_TIMEOUT": _USER_TIMEOUT_MS,
+    }
+    for name, value in options.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+@asynccontextmanager
+async def deadline(connection: Connection, seconds: float) -> AsyncIterator[None]:
+    """Give everything in the block `seconds` together, then kill the connection; translates like `translate`.
+
+    The timer ends the connection, not the task: in a black hole the driver's own clean-up (a ROLLBACK, the
+    cancelling of a statement) waits for ever as well, and only a dead connection lets go of it.
+
+    Raises:
+        ConnectionLost: if the time ran out, or the connection was lost otherwise.
+    """
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        connection.terminate()
+
+    task = asyncio.current_task()
+    cancels = 0 if task is None else task.cancelling()
+    timer = asyncio.get_running_loop().call_later(max(seconds, 0.0), expire)
+    try:
+        with translate():
+            yield
+    except Exception as error:
+        if task is not None and task.cancelling() > cancels:
+            # The driver's clean-up after a cancellation failed and put its error in the cancellation's place.
+            raise asyncio.CancelledError from error
+        if expired:
+            raise ConnectionLost(f"the database did not answer within {seconds:g} s") from error
+        raise
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def translate() -> Iterator[None]:
+    """Raise the driver's and the socket's errors as the classes of this room; everything else passes as it is."""
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        translated = _translated(error)
+        if translated is None:
+            raise
+        raise translated from (None if _tells_secrets(error, translated) else error)
+
+
+def _tells_secrets(error: Exception, translated: StoreError) -> bool:
+    """Whether the text would show a payload (DETAIL, the driver's word on an argument) or the address."""
+    return isinstance(translated, DataRejected) or isinstance(error, OSError)
+
+
+DriverError: TypeAlias = (
+    asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError | OSError
+)
+_LOST: Final = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05", "25P03", "25P04", "25006", "40003"})
+_RETRYABLE: Final = frozenset({"40000", "40001", "40P01", "55006", "55P03", "57000", "57014"})
+_REJECTED: Final = frozenset({"21", "22", "23", "44", "54"})
+
+
+def _translated(error: DriverError) -> StoreError | None:
+    if isinstance(error, asyncpg.PostgresError):
+        return _translated_server_error(error)
+    if isinstance(error, asyncpg.OutdatedSchemaCacheError):
+        return Retryable("the driver's picture of the schema was out of date")
+    if isinstance(error, asyncpg.InternalClientError):
+        return ConnectionLost("the server's reply made no sense to the driver")
+    if isinstance(error, asyncpg.InterfaceError):
+        return ConnectionLost("the connection is closed") if "closed" in str(error) else None
+    if isinstance(error, HoldfastError):  # WaitTimeout and DatabaseUnavailable are OSErrors too
+        return None
+    return ConnectionLost(_describe(error))
+
+
+def _describe(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "the database did not answer in time"
+    # Not its text: that holds the address.
+    reason = f": {os.strerror(error.errno)}" if error.errno and error.errno > 0 else ""
+    return f"the connection to the database failed ({type(error).__name__}{reason})"
+
+
+def _translated_server_error(error: asyncpg.PostgresError) -> StoreError | None:
+    state: str = error.sqlstate or ""
+    if state in _LOST or state.startswith("08"):
+        return ConnectionLost(f"the server closed the connection ({state})", state)
+    if state in _RETRYABLE or state.startswith("53") or isinstance(error, asyncpg.InvalidCachedStatementError):
+        return Retryable(f"the server refused for now ({state})", state)
+    if state[:2] in _REJECTED:
+        kind = UniqueViolation if state == "23505" else DataRejected
+        name: str | None = error.constraint_name
+        return kind(f"the server refused the data ({state}{', ' + name if name else ''})", state, name)
+    return None
