@@ -1,8 +1,8 @@
 """Installs and upgrades the schema, and says whether an installed one fits this version.
 
 Each migration commits together with its row in `schema_version`, under a lock that ends with the transaction:
-killed anywhere, it goes on where it was. Functions are replaced as a whole whenever their text has changed. The
-statements are in `sql/queries/schema.sql`; nothing here knows what is in a migration.
+killed anywhere, it goes on where it was. Functions are replaced as a whole whenever their text has changed.
+The statements are in `sql/queries/schema.sql`; nothing here knows what is in a migration.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class _Plan(NamedTuple):
 async def migrate(connection: Connection[Record], schema: str, *, root: Path | None = None) -> list[int]:
     """Brings `schema` up to this version and returns the numbers of the migrations that this call applied.
 
-    Safe to call from any number of processes at once; costs one query when there is nothing to do. `connection`
-    must not be in a transaction.
+    Safe to call from any number of processes at once; costs one query when there is nothing to do.
+    `connection` must not be in a transaction.
 
     Raises:
         SchemaTooNew: if a newer version of the library has been here.
@@ -119,7 +119,8 @@ def _difference(plan: _Plan, installed: Mapping[int, str]) -> list[int]:
     if unknown := installed.keys() - plan.wanted.keys():
         raise SchemaTooNew(
             f"schema {plan.schema!r} is at version {max(unknown)},"
-            f" this holdfast knows {len(plan.migrations)}; upgrade holdfast (`holdfast migrate` only goes forward)"
+            f" this holdfast knows {len(plan.migrations)};"
+            " upgrade holdfast, `holdfast migrate` only goes forward"
         )
     missing = sorted(plan.wanted.keys() - installed.keys() - {_FUNCTIONS})
     if missing or installed.get(_FUNCTIONS) != plan.wanted[_FUNCTIONS]:
