@@ -1,1 +1,1 @@
-"""Second floor: the long-lived machinery any process needs to talk and to wait. It knows nothing of workflows."""
+"""Second floor: the long-lived machinery that any process needs to talk and wait. It knows no workflows."""

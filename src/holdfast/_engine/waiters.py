@@ -1,10 +1,11 @@
 """The one place that waits for the database: who waits for what, and the loop in which everybody waits.
 
-Bells carry keys and no data, and may be lost; so a waiter is registered first, then looks, then waits, and looks
-again after every bell, after every reconnect of the listener (`wake_all`), and once more at its deadline. Whatever
-becomes true after a look rings a bell that finds the waiter registered: there is no moment in between. A bell that
-rings during a look is remembered until the look is over. A waiter is a few words of memory and leaves at once when
-it is cancelled [N2]. No statement, no task and no connection in this room: the probe brings its own.
+Bells carry keys and no data, and may be lost; so a waiter is registered first, then looks, then waits, and
+looks again after every bell, after every reconnect of the listener (`wake_all`), and once more at its
+deadline. Whatever becomes true after a look rings a bell that finds the waiter registered, and a bell that
+rings during a look is remembered: there is no moment in between. A waiter is a few words of memory, and
+leaves at once when it is cancelled [N2]. No statement, no task and no connection in this room: the probe
+brings its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Alarm", "Deadline", "Waiter", "Waiters", "WaitersStatistics"]
 
 T = TypeVar("T")
-Deadline: TypeAlias = "float | None | Callable[[], float | None]"
+Deadline: TypeAlias = "float | Callable[[], float | None] | None"
 
 # Timers of event loops may fire this much before the clock says so; no reason to look twice.
 _EARLY: Final = 0.002
@@ -40,7 +41,7 @@ class WaitersStatistics:
 class Alarm:
     """Something one task waits for: rung by anybody, cleared by the one who waits.
 
-    An `asyncio.Event` inside `asyncio.timeout` would do, at ten times the memory, and by way of a cancellation.
+    An `asyncio.Event` inside `asyncio.timeout` would do, at ten times the memory, and by cancelling.
     """
 
     __slots__ = ("_future", "_rung")
@@ -64,10 +65,13 @@ class Alarm:
             remaining = None if deadline is None else deadline - _clock.monotonic()
             if remaining is not None and remaining <= _EARLY:
                 return False
-            await self._sleep(remaining)
+            await self.pause(remaining)
         return True
 
-    async def _sleep(self, seconds: float | None) -> None:
+    async def pause(self, seconds: float | None) -> None:
+        """Return once it has rung, or after `seconds` of real time, whatever tests do to the clock."""
+        if self._rung:
+            return
         loop = asyncio.get_running_loop()
         self._future = loop.create_future()
         timer = None if seconds is None else loop.call_later(seconds, self._release)
@@ -125,22 +129,22 @@ class Waiters:
     ) -> T | None:
         """Look now, and again whenever one of `keys` rings, until `probe` returns something.
 
-        `deadline` is a value of `_clock.monotonic()`, or a function asked for it after every look (a call may
-        learn its deadline from its first look). None as the result: the deadline has passed, and a look that
-        began after it found nothing. A deadline in the past still gets one look [W9].
+        `deadline` is a value of `_clock.monotonic()`, or a function asked for it after every look: a call
+        may learn its deadline from the first look, and from the one at the deadline that by the database's
+        clock a little is left. None as the result: the deadline has passed, and a look that began after it
+        found nothing. A deadline in the past still gets one look [W9].
         """
         with self.register(keys) as waiter:
-            rung = True
             while True:
                 waiter.clear()
                 looked = _clock.monotonic()
                 result = await probe()
-                if result is not None or not rung:
+                if result is not None:
                     return result
                 end = deadline() if callable(deadline) else deadline
-                if end is not None and end <= looked:
+                if end is not None and end <= looked + _EARLY:
                     return None
-                rung = await waiter.wait(end)
+                await waiter.wait(end)
 
     def register(self, keys: Sequence[str]) -> Waiter:
         """A waiter for `with`: bells for one of `keys` reach it inside the block."""

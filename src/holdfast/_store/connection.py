@@ -1,7 +1,7 @@
-"""The border to the driver: opens connections, gives calls a deadline, turns driver errors into the library's own.
+"""The border to the driver: connections, deadlines, and the driver's errors in the library's own words.
 
-Nothing here retries or waits for better times: the pool, the writer and the listener decide what an error means
-to them. The classes below stay inside the library, and none carries a DSN, a password or a payload [K4].
+Nothing here retries or waits for better times: the pool, the writer and the listener decide what an error
+means to them. The errors below stay inside the library, and none tells a DSN, a password or a payload [K4].
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ async def deadline(connection: Connection, seconds: float) -> AsyncIterator[None
 
 @contextmanager
 def translate() -> Iterator[None]:
-    """Raise the driver's and the socket's errors as the classes of this room; everything else passes as it is."""
+    """Raise errors of the driver and the socket as the classes of this room; all others pass as they are."""
     try:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
@@ -227,7 +227,8 @@ def _translated_server_error(error: asyncpg.PostgresError) -> StoreError | None:
     state: str = error.sqlstate or ""
     if state in _LOST or state.startswith("08"):
         return ConnectionLost(f"the server closed the connection ({state})", state)
-    if state in _RETRYABLE or state.startswith("53") or isinstance(error, asyncpg.InvalidCachedStatementError):
+    stale_plan = isinstance(error, asyncpg.InvalidCachedStatementError)
+    if stale_plan or state in _RETRYABLE or state.startswith("53"):
         return Retryable(f"the server refused for now ({state})", state)
     if state[:2] in _REJECTED:
         kind = UniqueViolation if state == "23505" else DataRejected
