@@ -105,14 +105,8 @@ def test_a_wheel_made_from_the_sdist_is_the_same(unpacked: Path, wheel: Path, tm
 
 
 def test_the_sdist_brings_its_tests_and_papers(unpacked: Path) -> None:
-    for name in (
-        "tests/packaging/test_packaging.py",
-        "noxfile.py",
-        "LICENSE",
-        "README.md",
-        "sql/README.md",
-        ".ci/run",
-    ):
+    papers = ("README.md", "LICENSE", "CHANGELOG.md", "sql/README.md")
+    for name in (*papers, "tests/packaging/test_packaging.py", "noxfile.py", ".ci/run"):
         assert (unpacked / name).is_file(), name
 
 
@@ -123,9 +117,8 @@ def test_the_core_needs_three_packages(metadata: Message) -> None:
 
 
 def test_the_installed_wheel_loads_every_statement(installed: Path, tmp_path: Path) -> None:
-    assert int(run(installed, "-I", "-W", "error", "-c", LOAD_EVERYTHING, cwd=tmp_path)) == len(
-        statements.load()
-    )
+    loaded = run(installed, "-I", "-W", "error", "-c", LOAD_EVERYTHING, cwd=tmp_path)
+    assert int(loaded) == len(statements.load())
 
 
 def test_the_command_is_installed(installed: Path, tmp_path: Path) -> None:
