@@ -207,6 +207,11 @@ class StepFailed(HoldfastError):
         super().__init__(step, attempts)
         self.step = step
         self.attempts = attempts
+        self.errors: tuple[BaseException, ...] = ()
+        self.adopt(errors)
+
+    def adopt(self, errors: Iterable[BaseException]) -> None:
+        """Take these as `.errors`, and the last of them as the cause."""
         self.errors = tuple(errors)
         if self.errors:
             self.__cause__ = self.errors[-1]
