@@ -6,10 +6,7 @@ Only says numbers; who waits, and for what, is elsewhere.
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from collections.abc import Iterator
 
 __all__ = ["Backoff", "delays"]
 

@@ -6,11 +6,9 @@ Only for what stays inside one process: whatever two processes compare goes by t
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Protocol
 
 __all__ = ["Clock", "install", "monotonic", "time_ns", "utcnow"]
 

@@ -6,10 +6,8 @@ Each error keeps its constructor's arguments as `.args`, so that it can be copie
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
+from typing import ClassVar
 
 __all__ = [
     "ConfigurationError",

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from holdfast._codec import payloads
 from holdfast.errors import ConfigurationError, PayloadDecodeError, PayloadNotSerializable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["Parameters", "decode", "encode"]
 

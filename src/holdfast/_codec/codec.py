@@ -5,15 +5,13 @@ The JSON is made in `payloads`, `calls` and `failures`; this room adds what depe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from holdfast._codec import calls, failures, payloads
+from holdfast._codec.calls import Parameters
+from holdfast._codec.failures import ErrorRegistry
 from holdfast.errors import ConfigurationError, PayloadDecodeError, PayloadTooLarge
-
-if TYPE_CHECKING:
-    from holdfast._codec.calls import Parameters
-    from holdfast._codec.failures import ErrorRegistry
-    from holdfast.types import PayloadCodec, PayloadContext
+from holdfast.types import PayloadCodec, PayloadContext
 
 __all__ = ["Codec"]
 

@@ -11,15 +11,13 @@ import builtins
 import linecache
 import math
 import traceback
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 import msgspec
 
 from holdfast import errors as own
 from holdfast.errors import ConfigurationError, RemoteError, StepFailed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 __all__ = ["ErrorRegistry", "Failure", "describe", "encode", "load", "rebuild"]
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import datetime
 import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
 from holdfast._codec import models
 from holdfast.errors import PayloadNotSerializable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 __all__ = ["blame", "holds_nan", "refuse_nan"]
 

@@ -6,14 +6,11 @@ Wraps the user's payload codec, if there is one: what is signed is what is store
 from __future__ import annotations
 
 import hmac
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 from holdfast.errors import ConfigurationError, PayloadDecodeError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from holdfast.types import PayloadCodec, PayloadContext
+from holdfast.types import PayloadCodec, PayloadContext
 
 __all__ = ["Signed"]
 
