@@ -1,0 +1,160 @@
+-- What commit_batch is made of: one function per noun. Each gets the batch's arrays of its noun, and of the whole batch
+--   owned   the ids of the workflows that may still write, NULL where this executor has lost one
+--   done    places that an earlier try of this batch has already committed
+-- and leaves out whatever belongs to either. They are called by commit_batch only, under its locks and its plan settings:
+-- only the index can serve the look-ups (LATERAL … LIMIT 1 by key), however small a table was when the plan was made.
+-- They are plpgsql because a session keeps the plans of plpgsql and, before PostgreSQL 18, plans SQL functions anew each time.
+
+-- Workflows that begin. Says something only of those it did not create.
+-- code 6: the id belongs to another workflow; 11: it exists and is attached to, note = its name.
+create or replace function holdfast.commit_starts(
+    me integer, owned text[], done integer[], places integer[], runs integer[], steps text[], ids text[], names text[],
+    tokens uuid[], heres boolean[], implieds boolean[], inputs bytea[], timeouts double precision[], version text
+) returns table (r_place integer, r_code smallint, r_note text)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
+$$
+declare
+    created integer;
+    wanted integer;
+begin
+    select count(*) into wanted from unnest(places, runs) as s (place, run)
+    where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done);
+    insert into holdfast.workflows (id, name, status, executor_id, epoch, claims, start_token, parent_id, parent_step,
+        app_version, input, deadline, created_at, started_at)
+    select s.id, s.name, case when s.here then 2 else 0 end, case when s.here then me end,
+        case when s.here then 1 else 0 end, case when s.here then 1 else 0 end, s.token,
+        case when s.run > 0 then owned[s.run] end, s.step, version, s.input,
+        case when s.here then holdfast.now() + make_interval(secs => s.timeout) end,
+        holdfast.now(), case when s.here then holdfast.now() end
+    from unnest(places, runs, steps, ids, names, tokens, heres, inputs, timeouts)
+        as s (place, run, step, id, name, token, here, input, timeout)
+    where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done)
+    order by s.id, s.place
+    on conflict do nothing;
+    get diagnostics created = row_count;
+    if created < wanted then
+        return query
+        select s.place, (case
+                when w.name <> s.name then 6
+                when s.implied and (w.parent_id is distinct from owned[s.run] or w.parent_step is distinct from s.step) then 6
+                else 11 end)::smallint, w.name
+        from unnest(places, runs, steps, ids, names, tokens, implieds) as s (place, run, step, id, name, token, implied)
+        cross join lateral (
+            select w.name, w.start_token, w.parent_id, w.parent_step from holdfast.workflows w where w.id = s.id limit 1) w
+        where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done) and w.start_token <> s.token;
+    end if;
+end
+$$;
+
+-- Messages. Says: 4 the destination does not exist, 5 it has ended [M2]. A dedup key that is taken is dropped silently [M3].
+create or replace function holdfast.commit_sends(
+    owned text[], done integer[], places integer[], runs integer[], steps text[], destinations text[], topics text[],
+    payloads bytea[], tokens uuid[], keys text[]
+) returns table (r_place integer, r_code smallint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
+$$
+begin
+    return query
+    with wanted as materialized (
+        select s.*, w.status
+        from unnest(places, runs, steps, destinations, topics, payloads, tokens, keys)
+            as s (place, run, step, destination, topic, payload, token, key)
+        left join lateral (select w.status from holdfast.workflows w where w.id = s.destination limit 1) w on true
+        where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done)),
+    sent as (
+        insert into holdfast.messages (workflow_id, topic, payload, sender, sender_step, token, dedup_key, created_at)
+        select s.destination, s.topic, s.payload, case when s.run > 0 then owned[s.run] end, s.step, s.token, s.key,
+            holdfast.now()
+        from wanted s
+        where s.status not in (3, 4)
+        order by s.destination, s.place
+        on conflict (workflow_id, dedup_key) where dedup_key is not null do nothing)
+    select s.place, (case when s.status is null then 4 else 5 end)::smallint
+    from wanted s
+    where s.status is null or s.status in (3, 4);
+end
+$$;
+
+-- Event values: the next revisions of their keys, in the order of their places [E1].
+create or replace function holdfast.commit_events(
+    owned text[], done integer[], places integer[], runs integer[], steps text[], keys text[], payloads bytea[], tokens uuid[]
+) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
+$$
+begin
+    insert into holdfast.events (workflow_id, key, revision, payload, step_id, token, created_at)
+    select owned[e.run], e.key,
+        coalesce(latest.revision, 0) + row_number() over (partition by e.run, e.key order by e.place),
+        e.payload, e.step, e.token, holdfast.now()
+    from unnest(places, runs, steps, keys, payloads, tokens) as e (place, run, step, key, payload, token)
+    left join lateral (
+        select v.revision from holdfast.events v where v.workflow_id = owned[e.run] and v.key = e.key
+        order by v.revision desc limit 1) latest on true
+    where owned[e.run] is not null and e.place <> all (done);
+end
+$$;
+
+-- Stream values: dense offsets in the order of the calls [S1]. Says 7 for a stream that is closed, in the table or by a
+-- record of this batch that was called earlier [S3].
+create or replace function holdfast.commit_writes(
+    owned text[], done integer[], places integer[], runs integer[], steps text[], keys text[], payloads bytea[],
+    attempts smallint[], tokens uuid[], close_places integer[], close_runs integer[], close_keys text[]
+) returns table (r_place integer, r_code smallint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
+$$
+begin
+    return query
+    with wanted as materialized (
+        select v.*, s.closed or exists (
+                select from unnest(close_places, close_runs, close_keys) as c (place, run, key)
+                where c.run = v.run and c.key = v.key and c.place < v.place) as closed
+        from unnest(places, runs, steps, keys, payloads, attempts, tokens)
+            with ordinality as v (place, run, step, key, payload, attempt, token, number)
+        cross join lateral (
+            select exists (
+                select from holdfast.streams s
+                where s.workflow_id = owned[v.run] and s.key = v.key and s.closed_at is not null) as closed) s
+        where owned[v.run] is not null and v.place <> all (done)),
+    written as (
+        insert into holdfast.stream_values (workflow_id, key, "offset", payload, attempt, step_id, token, created_at)
+        select owned[v.run], v.key,
+            coalesce(latest."offset", -1) + row_number() over (partition by v.run, v.key order by v.number),
+            v.payload, v.attempt, v.step, v.token, holdfast.now()
+        from wanted v
+        left join lateral (
+            select l."offset" from holdfast.stream_values l where l.workflow_id = owned[v.run] and l.key = v.key
+            order by l."offset" desc limit 1) latest on true
+        where not v.closed)
+    select distinct v.place, 7::smallint from wanted v where v.closed;
+end
+$$;
+
+-- Streams that are closed; once is enough.
+create or replace function holdfast.commit_closes(
+    owned text[], done integer[], places integer[], runs integer[], steps text[], keys text[]
+) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
+$$
+begin
+    insert into holdfast.streams as s (workflow_id, key, closed_at, step_id)
+    select owned[c.run], c.key, holdfast.now(), c.step
+    from unnest(places, runs, steps, keys) as c (place, run, step, key)
+    where owned[c.run] is not null and c.place <> all (done)
+    order by owned[c.run], c.key
+    on conflict do nothing;
+end
+$$;
+
+-- Gives back what recvs took whose callers were cancelled while the reply was on its way [M8].
+create or replace function holdfast.commit_undos(owned text[], runs integer[], steps text[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
+$$
+begin
+    update holdfast.messages m set consumed_by = null
+    from unnest(runs, steps) as u (run, step)
+    where m.workflow_id = owned[u.run] and m.consumed_by = u.step;
+    delete from holdfast.steps s
+    using unnest(runs, steps) as u (run, step)
+    where s.workflow_id = owned[u.run] and s.step_id = u.step and s.kind = 'recv';
+end
+$$;

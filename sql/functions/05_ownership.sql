@@ -1,0 +1,178 @@
+-- Whose workflow is it? An executor is one incarnation of one process. Alive: its listener's session holds the advisory lock
+-- (holdfast.alive, id), which falls the moment the process dies, and its heartbeat is fresh by the database's clock.
+-- Fenced: none of its batches can land any more [W14].
+
+-- A new executor, alive from now on: the calling session holds its lock.
+create or replace function holdfast.register_executor(executor_name text, version text) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
+$$
+declare
+    executor integer;
+begin
+    insert into holdfast.executors (name, app_version, started_at, heartbeat_at)
+    values (executor_name, version, holdfast.now(), holdfast.now()) returning id into executor;
+    perform pg_advisory_lock(hashtext('holdfast.alive'), executor);
+    return executor;
+end
+$$;
+
+-- The heartbeat and the bell to oneself, in one statement. False: this executor has been fenced.
+-- held: the calling session already holds the lock; a new session takes it as soon as the old one has let go.
+create or replace function holdfast.beat(executor integer, held boolean, channel text, bell text)
+returns table (alive boolean, locked boolean)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
+$$
+begin
+    perform pg_notify(channel, bell);
+    alive := true;
+    locked := held;
+    if executor is not null then
+        update holdfast.executors e set heartbeat_at = holdfast.now() where e.id = executor and e.fenced_at is null;
+        alive := found;
+        if alive and not held then
+            locked := pg_try_advisory_lock(hashtext('holdfast.alive'), executor);
+        end if;
+    end if;
+    return next;
+end
+$$;
+
+-- Executors that are not fenced, and what can be seen of their life: is the lock held, how old is the heartbeat (seconds).
+create or replace function holdfast.list_executors(except_id integer)
+returns table (id integer, name text, locked boolean, silent double precision, heartbeat_at timestamptz)
+language sql volatile set search_path = pg_catalog, pg_temp as
+$$
+    select e.id, e.name,
+        exists (
+            select from pg_locks l
+            where l.locktype = 'advisory' and l.objsubid = 2 and l.granted
+                and l.database = (select d.oid from pg_database d where d.datname = current_database())
+                and l.classid = hashtext('holdfast.alive')::bigint::bit(32)::bigint::oid and l.objid = e.id::oid),
+        extract(epoch from holdfast.now() - e.heartbeat_at)::double precision, e.heartbeat_at
+    from holdfast.executors e
+    where e.fenced_at is null and e.id is distinct from except_id
+    order by e.id
+$$;
+
+-- After this commits nothing of the executor can land, and its workflows are free for whoever knows their names.
+-- Gives the number of workflows freed. Waits for its batches in flight (lock_timeout is the caller's to set).
+create or replace function holdfast.fence(executor integer, channel text) returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
+$$
+declare
+    freed integer;
+    bells text[];
+begin
+    perform pg_advisory_xact_lock(hashtext('holdfast.fence'), executor);
+    update holdfast.executors e set fenced_at = coalesce(e.fenced_at, holdfast.now()) where e.id = executor;
+    with released as (
+        update holdfast.workflows w set executor_id = null where w.executor_id = executor and w.status = 2 returning w.name)
+    select count(*), array_agg(distinct holdfast.wake_key('work', r.name, '')) into freed, bells from released r;
+    perform holdfast.ring(channel, bells);
+    return freed;
+end
+$$;
+
+-- Ends the sessions that hold the fence of an executor, so that fence() need not wait for one that hangs.
+create or replace function holdfast.evict(executor integer) returns integer
+language sql volatile set search_path = pg_catalog, pg_temp as
+$$
+    select count(pg_terminate_backend(l.pid))::integer from pg_locks l
+    where l.locktype = 'advisory' and l.objsubid = 2 and l.granted and l.pid <> pg_backend_pid()
+        and l.database = (select d.oid from pg_database d where d.datname = current_database())
+        and l.classid = hashtext('holdfast.fence')::bigint::bit(32)::bigint::oid and l.objid = executor::oid
+$$;
+
+-- Takes free workflows of these names: new ones, and what a fenced executor has left. timeouts: of each name, seconds or NULL.
+-- Never blocks on another claimer; nothing is given to an executor that is fenced.
+create or replace function holdfast.claim_workflows(me integer, names text[], timeouts double precision[], most integer)
+returns table (id text, name text, epoch integer, input bytea, cancelling boolean, parent_id text, remaining double precision)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
+$$
+begin
+    perform pg_advisory_xact_lock_shared(hashtext('holdfast.fence'), me);
+    if not exists (select from holdfast.executors e where e.id = me and e.fenced_at is null) then
+        return;
+    end if;
+    return query
+    with free as materialized (
+        select f.id from (
+            select w.id from holdfast.workflows w
+            where w.status = 2 and w.executor_id is null and w.name = any (names)
+            limit most for update skip locked) f
+        union all
+        select f.id from (
+            select w.id from holdfast.workflows w
+            where w.status = 0 and w.name = any (names)
+            order by w.created_at limit most for update skip locked) f
+        limit most)
+    update holdfast.workflows w
+    set status = 2, executor_id = me, epoch = w.epoch + 1, claims = w.claims + 1,
+        started_at = coalesce(w.started_at, holdfast.now()),
+        deadline = case when w.started_at is not null then w.deadline
+            else holdfast.now() + make_interval(secs => timeouts[array_position(names, w.name)]) end
+    from free
+    where w.id = free.id
+    returning w.id, w.name, w.epoch, w.input, w.cancelling, w.parent_id,
+        extract(epoch from w.deadline - holdfast.now())::double precision;
+end
+$$;
+
+-- Asks a workflow and its children to end [W10]: what nobody runs is CANCELLED at once, what runs is told to its executor.
+-- Gives each workflow that was active: its id, and its executor when it is still running there.
+create or replace function holdfast.cancel_workflow(workflow text, channel text)
+returns table (id text, executor_id integer)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
+$$
+begin
+    return query
+    with recursive family as (
+        select w.id from holdfast.workflows w where w.id = workflow
+        union
+        select c.id from holdfast.workflows c join family f on c.parent_id = f.id where c.parent_id is not null),
+    asked as (
+        select w.id from holdfast.workflows w where w.id in (select f.id from family f) and w.status < 3
+        order by w.id for update),
+    ended as (
+        update holdfast.workflows w
+        set status = case when w.status = 2 then 2 else 5 end, cancelling = w.status = 2,
+            finished_at = case when w.status = 2 then null else holdfast.now() end
+        from asked a where w.id = a.id and w.status < 3
+        returning w.id, w.status, w.executor_id),
+    rung as (
+        select holdfast.ring(channel, array_agg(
+            case when e.status = 2 then holdfast.wake_key('executor', coalesce(e.executor_id, 0)::text, '')
+                 else holdfast.wake_key('end', e.id, '') end)) from ended e)
+    select e.id, e.executor_id from ended e, rung where e.status = 2
+    union all
+    select e.id, null from ended e, rung where e.status <> 2;
+end
+$$;
+
+-- The record of a @transaction step, written in the user's own transaction just before its COMMIT. Takes the fence last.
+-- False: the step is already recorded, or the executor has lost the workflow: the caller rolls back.
+create or replace function holdfast.record_transaction(
+    me integer, workflow text, run_epoch integer, step text, step_name text, result bytea, tries smallint,
+    elapsed double precision
+) returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
+$$
+declare
+    place bigint := nextval('holdfast.batches') * 8192;
+begin
+    insert into holdfast.steps (workflow_id, step_id, seq, kind, name, outcome, attempts, output, started_at, finished_at)
+    values (workflow, step, place, 'transaction', step_name, 0, tries, result,
+        holdfast.now() - make_interval(secs => elapsed), holdfast.now())
+    on conflict do nothing;
+    if not found then
+        return null;
+    end if;
+    perform from holdfast.executors e where e.id = me and e.fenced_at is null for share;
+    if not found then
+        return null;
+    end if;
+    perform from holdfast.workflows w where w.id = workflow and w.executor_id = me and w.epoch = run_epoch and w.status = 2;
+    return case when found then place end;
+end
+$$;

@@ -1,0 +1,64 @@
+-- Batched look-ups: what woken waiters outside workflows ask, many at once in one statement. They write nothing.
+-- The plan settings are commit_batch's, for the same reason.
+
+-- How workflows stand: those that do not exist (status NULL) and those that have ended; nothing of the others.
+create or replace function holdfast.look_results(ids text[])
+returns table (place integer, status smallint, output bytea, name text)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
+$$
+begin
+    return query
+    select a.place::integer, w.status, w.output, w.name
+    from unnest(ids) with ordinality as a (id, place)
+    left join lateral (
+        select w.status, case when w.status > 2 then w.output end as output, w.name
+        from holdfast.workflows w where w.id = a.id limit 1) w on true
+    where w.status is null or w.status > 2;
+end
+$$;
+
+-- The latest value of each event that is newer than the given revision, and the workflow's status (NULL: no such workflow).
+-- Nothing of a key that has no newer value while its workflow is active or not there yet.
+create or replace function holdfast.look_events(ids text[], keys text[], afters integer[])
+returns table (place integer, revision integer, payload bytea, status smallint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
+$$
+begin
+    return query
+    select a.place::integer, e.revision, e.payload, w.status
+    from unnest(ids, keys, afters) with ordinality as a (id, key, after, place)
+    left join lateral (
+        select e.revision, e.payload from holdfast.events e
+        where e.workflow_id = a.id and e.key = a.key and e.revision > a.after
+        order by e.revision desc limit 1) e on true
+    left join lateral (select w.status from holdfast.workflows w where w.id = a.id limit 1) w on true
+    where e.revision is not null or w.status > 2;
+end
+$$;
+
+-- The values of streams behind an offset, at most so many of each, with what the stream has come to in the same snapshot:
+-- a row without an offset says that there is nothing (more) to read: closed, or the workflow's status (NULL: unknown).
+create or replace function holdfast.look_streams(ids text[], keys text[], afters bigint[], most integer)
+returns table (place integer, "offset" bigint, payload bytea, attempt smallint, closed boolean, status smallint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
+$$
+begin
+    return query
+    select a.place::integer, v."offset", v.payload, v.attempt, c.closed, w.status
+    from unnest(ids, keys, afters) with ordinality as a (id, key, after, place)
+    left join lateral (
+        select exists (
+            select from holdfast.streams s
+            where s.workflow_id = a.id and s.key = a.key and s.closed_at is not null) as closed) c on true
+    left join lateral (select w.status from holdfast.workflows w where w.id = a.id limit 1) w on true
+    left join lateral (
+        select v."offset", v.payload, v.attempt from holdfast.stream_values v
+        where v.workflow_id = a.id and v.key = a.key and v."offset" > a.after
+        order by v."offset" limit most) v on true
+    where v."offset" is not null or c.closed or w.status is null or w.status > 2
+    order by a.place, v."offset";
+end
+$$;

@@ -1,0 +1,113 @@
+-- The tables. Every one leads with the workflow it belongs to. Payloads are JSON in bytea.
+
+create table holdfast.executors (
+    id            integer generated always as identity primary key,
+    name          text not null,
+    app_version   text,
+    started_at    timestamptz not null,
+    heartbeat_at  timestamptz not null,
+    fenced_at     timestamptz
+);
+
+-- status: 0 ENQUEUED, 1 DELAYED, 2 PENDING, 3 SUCCESS, 4 ERROR, 5 CANCELLED, 6 QUARANTINED
+-- output: the result of a SUCCESS, the error of an ERROR, the cause of a CANCELLED
+create table holdfast.workflows (
+    id             text collate "C" primary key,
+    name           text collate "C" not null,
+    status         smallint not null,
+    cancelling     boolean not null default false,
+    executor_id    integer,
+    epoch          integer not null default 0,
+    claims         integer not null default 0,
+    start_token    uuid not null,
+    parent_id      text collate "C",
+    parent_step    text collate "C",
+    queue          text collate "C",
+    priority       integer not null default 0,
+    partition_key  text collate "C",
+    dedup_key      text collate "C",
+    app_version    text,
+    attributes     jsonb,
+    input          bytea not null,
+    output         bytea,
+    deadline       timestamptz,
+    wake_at        timestamptz,
+    created_at     timestamptz not null,
+    started_at     timestamptz,
+    finished_at    timestamptz
+) with (fillfactor = 80);
+
+create index workflows_executor on holdfast.workflows (executor_id) where status = 2 and executor_id is not null;
+create index workflows_released on holdfast.workflows (name) where status = 2 and executor_id is null;
+create index workflows_enqueued on holdfast.workflows (name, created_at) where status = 0;
+create index workflows_children on holdfast.workflows (parent_id) where parent_id is not null;
+
+-- outcome: see sql/README.md; seq is the order in which calls completed, NULL while a call waits
+create table holdfast.steps (
+    workflow_id  text collate "C" not null,
+    step_id      text collate "C" not null,
+    seq          bigint,
+    kind         text not null,
+    name         text not null,
+    target       text,
+    outcome      smallint,
+    attempts     smallint,
+    output       bytea,
+    deadline     timestamptz,
+    started_at   timestamptz not null,
+    finished_at  timestamptz,
+    primary key (workflow_id, step_id)
+);
+
+-- One number per batch: a record's seq is batch * 8192 + its place in the batch.
+create sequence holdfast.batches cache 1;
+
+create table holdfast.messages (
+    id           bigint generated always as identity (cache 1) primary key,
+    workflow_id  text collate "C" not null,
+    topic        text collate "C" not null,
+    payload      bytea not null,
+    sender       text,
+    sender_step  text,
+    token        uuid,
+    dedup_key    text collate "C",
+    consumed_by  text collate "C",
+    created_at   timestamptz not null
+) with (fillfactor = 90);
+
+create index messages_unconsumed on holdfast.messages (workflow_id, topic, id) where consumed_by is null;
+create index messages_consumed on holdfast.messages (workflow_id, consumed_by) where consumed_by is not null;
+create unique index messages_token on holdfast.messages (workflow_id, token) where token is not null;
+create unique index messages_dedup on holdfast.messages (workflow_id, dedup_key) where dedup_key is not null;
+
+create table holdfast.events (
+    workflow_id  text collate "C" not null,
+    key          text collate "C" not null,
+    revision     integer not null,
+    payload      bytea not null,
+    step_id      text not null,
+    token        uuid,
+    created_at   timestamptz not null,
+    primary key (workflow_id, key, revision)
+);
+
+create table holdfast.stream_values (
+    workflow_id  text collate "C" not null,
+    key          text collate "C" not null,
+    "offset"     bigint not null,
+    payload      bytea not null,
+    attempt      smallint not null,
+    step_id      text not null,
+    token        uuid,
+    created_at   timestamptz not null,
+    primary key (workflow_id, key, "offset")
+);
+
+-- A row exists once there is something to say of a stream that its values do not: here, that it is closed.
+create table holdfast.streams (
+    workflow_id  text collate "C" not null,
+    key          text collate "C" not null,
+    closed_at    timestamptz,
+    step_id      text not null,
+    primary key (workflow_id, key)
+);

@@ -1,0 +1,38 @@
+-- name: claim
+-- Takes free workflows for this executor; see holdfast.claim_workflows.
+select id, name, epoch, input, cancelling, parent_id, remaining from holdfast.claim_workflows($1, $2, $3, $4);
+
+-- name: cancel
+-- Asks a workflow and its children to end; gives each that was active.
+select id, executor_id from holdfast.cancel_workflow($1, $2);
+
+-- name: list_cancelling
+-- Which of this executor's workflows have been asked to end.
+select id from holdfast.workflows
+where executor_id = $1 and status = 2 and executor_id is not null and cancelling;
+
+-- name: load_status
+-- One workflow as people look at it.
+select w.id, w.name, w.status, w.cancelling, w.created_at, w.started_at, w.finished_at, e.name as executor, w.claims,
+    w.queue, w.output, w.attributes::text, w.parent_id
+from holdfast.workflows w
+left join holdfast.executors e on e.id = w.executor_id
+where w.id = $1;
+
+-- name: list_newest
+-- Workflows as people look at them, newest first; $1 name, $2 status code, each NULL for any; $3 at most.
+select w.id, w.name, w.status, w.cancelling, w.created_at, w.started_at, w.finished_at, e.name as executor, w.claims,
+    w.queue, w.output, w.attributes::text, w.parent_id
+from holdfast.workflows w
+left join holdfast.executors e on e.id = w.executor_id
+where ($1::text is null or w.name = $1) and ($2::smallint is null or w.status = $2)
+order by w.created_at desc, w.id
+limit $3;
+
+-- name: exists
+-- Is there a workflow of this id?
+select exists (select from holdfast.workflows where id = $1);
+
+-- name: look_results
+-- How workflows have ended, many at once.
+select place, status, output, name from holdfast.look_results($1);

@@ -1,0 +1,170 @@
+"""What any process needs to talk to workflows and to wait for them: pool, listener, waiters, writer, lookups.
+
+An engine knows nothing of running workflows: what its heartbeat says, and what a new session must take again, is told by
+the `Heart` that it is given. A client's heart only rings; a runtime's holds the lease.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol, TypeVar
+
+from holdfast import _clock, _keys
+from holdfast._backoff import delays
+from holdfast._engine.listener import Listener, ListenerStatistics
+from holdfast._engine.lookups import Lookups, LookupStatistics
+from holdfast._engine.pool import Pool, PoolStatistics
+from holdfast._engine.waiters import Waiters, WaitersStatistics
+from holdfast._engine.writer import Writer, WriterStatistics
+from holdfast._sql import migrate, statements
+from holdfast._store import executors
+from holdfast._store.connection import Connection, ConnectionLost, Retryable, deadline
+from holdfast.config import Settings
+from holdfast.errors import DatabaseUnavailable
+
+AWAY = "the database did not answer for as long as Settings.database_patience allows"
+CALL_DEADLINE = 15.0
+"""Seconds that one call over the pool may take before its connection is taken for dead."""
+SETUP_DEADLINE = 30.0
+"""Seconds that checking or migrating the schema may take."""
+
+
+T = TypeVar("T")
+
+
+class Statistics(NamedTuple):
+    """What the parts of an engine have done so far, and what waits in them."""
+
+    writer: WriterStatistics
+    waiters: WaitersStatistics
+    listener: ListenerStatistics
+    lookups: LookupStatistics
+    pool: PoolStatistics
+
+
+class Heart(Protocol):
+    """What the listener's connection says of this process."""
+
+    async def connected(self, connection: Connection) -> None:
+        """A new session listens: take again what a session holds."""
+
+    async def beat(self, connection: Connection) -> None:
+        """Say that the process lives, and ring its own bell."""
+
+    def lost(self) -> None:
+        """The session is gone; another is being opened."""
+
+
+class Engine:
+    """Composed here, run by `run` as one task of whoever owns it."""
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        listen_dsn: str | None = None,
+        schema: str,
+        settings: Settings,
+        app_version: str | None = None,
+        migrate: bool = True,
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.schema = schema
+        self.settings = settings
+        self.sql = statements.load(schema)
+        self.channel = _keys.channel(schema)
+        self.waiters = Waiters()
+        self.pool = Pool(dsn, settings.pool_size, settings.database_patience)
+        self.writer = Writer(dsn, self.sql["commits.batch"], self.channel, self.id, self.waiters, settings, app_version)
+        self.lookups = Lookups(dsn, self.sql, settings)
+        self.heart: Heart = Bell(self)
+        self._dsn = dsn
+        self._listen_dsn = listen_dsn or dsn
+        self._migrate = migrate
+        self._listener: Listener | None = None
+
+    async def prepare(self) -> None:
+        """Creates or checks the schema.
+
+        Raises:
+            SchemaError: if the schema is missing or of another version and may not be migrated.
+            DatabaseUnavailable: if there was no database for `Settings.database_patience` seconds.
+        """
+        async with self.pool.acquire() as connection:
+            try:
+                async with deadline(connection, SETUP_DEADLINE):
+                    if self._migrate:
+                        await migrate.migrate(connection, self.schema)
+                    else:
+                        await migrate.verify(connection, self.schema)
+            except (ConnectionLost, Retryable) as error:
+                raise DatabaseUnavailable("the database went away while its schema was being checked") from error
+
+    async def ask(self, act: Callable[[Connection], Awaitable[T]], *, insist: bool = False) -> T:
+        """Does something with a connection of the pool; it is done again when the connection is lost, so it must be
+        something that may be done twice. With `insist` it goes on for ever.
+
+        Raises:
+            DatabaseUnavailable: if the database was away for `Settings.database_patience` seconds.
+        """
+        until = _clock.monotonic() + self.settings.database_patience
+        pauses = delays(0.02, 1.0)
+        while True:
+            try:
+                async with self.pool.acquire() as connection, deadline(connection, CALL_DEADLINE):
+                    return await act(connection)
+            except (ConnectionLost, Retryable, DatabaseUnavailable) as error:
+                if not insist and _clock.monotonic() >= until:
+                    raise DatabaseUnavailable(AWAY) from error
+            await asyncio.sleep(next(pauses))
+
+    async def run(self, started: asyncio.Event) -> None:
+        """Runs the machinery until cancelled; sets `started` once it listens and can commit."""
+        heart = self.heart
+        self._listener = Listener(
+            self._listen_dsn,
+            self.channel,
+            self.waiters,
+            self.id,
+            on_connected=heart.connected,
+            beat=heart.beat,
+            heartbeat=self.settings.heartbeat,
+            on_lost=heart.lost,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._listener.run(started=started), name="holdfast listener")
+                group.create_task(self.lookups.run(), name="holdfast lookups")
+                for lane in self.writer.lanes:
+                    group.create_task(lane.run(), name=f"holdfast writer {lane.number}")
+        finally:
+            await self.pool.aclose()
+
+    def statistics(self) -> Statistics:
+        """Counts of all the parts."""
+        assert self._listener is not None, "the engine has not run yet"
+        return Statistics(
+            self.writer.statistics(),
+            self.waiters.statistics(),
+            self._listener.statistics(),
+            self.lookups.statistics(),
+            self.pool.statistics(),
+        )
+
+
+class Bell:
+    """The heart of an engine that runs no workflows: it only proves that the listener hears."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def connected(self, connection: Connection) -> None:
+        """Nothing belongs to this session."""
+
+    async def beat(self, connection: Connection) -> None:
+        """Rings this engine's own bell."""
+        engine = self._engine
+        await executors.beat(connection, engine.sql, None, held=True, channel=engine.channel, bell=f"!{engine.id}")
+
+    def lost(self) -> None:
+        """Nothing was held."""

@@ -1,0 +1,127 @@
+"""Group reading: the probes of waiters outside workflows, many in one round trip.
+
+A woken waiter reads the table. When thousands wake at once, after a reconnect or a burst, their looks gather while the
+last query is on its way and go together in the next one [N4]. Nothing here waits for anything to happen: that is
+`until()`, which asks here.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar, overload
+
+from holdfast import _clock
+from holdfast._sql.statements import Statements
+from holdfast._store.connection import Connection, ConnectionLost, Retryable, connect, deadline
+from holdfast._store.looks import LOOKS, Ended, EventLook, EventNews, ResultLook, StreamLook, StreamNews
+from holdfast.config import Settings
+from holdfast.errors import DatabaseUnavailable
+
+LOOK_DEADLINE = 15.0
+"""Seconds that one query may take before its connection is taken for dead."""
+MOST_LOOKS = 2000
+
+Look = ResultLook | EventLook | StreamLook
+T = TypeVar("T")
+
+
+class LookupStatistics(NamedTuple):
+    """Counts since the engine began."""
+
+    queries: int
+    looks: int
+
+
+class _Question(NamedTuple):
+    look: Look
+    future: "asyncio.Future[Any]"
+    born: float
+
+
+class Lookups:
+    """Answers looks in groups. `look` is for probes; `run` is a task of the engine's group."""
+
+    def __init__(self, dsn: str, sql: Statements, settings: Settings) -> None:
+        self._dsn = dsn
+        self._sql = sql
+        self._settings = settings
+        self._asked: list[_Question] = []
+        self._filled = asyncio.Event()
+        self._connection: Connection | None = None
+        self._queries = self._looks = 0
+
+    @overload
+    async def look(self, look: ResultLook) -> Ended | None: ...
+    @overload
+    async def look(self, look: EventLook) -> EventNews | None: ...
+    @overload
+    async def look(self, look: StreamLook) -> StreamNews | None: ...
+    async def look(self, look: Look) -> Any:
+        """What the table says; None if it has nothing to say yet.
+
+        Raises:
+            DatabaseUnavailable: if the database was away for `Settings.database_patience` seconds.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked.append(_Question(look, future, _clock.monotonic()))
+        self._filled.set()
+        return await future
+
+    def statistics(self) -> LookupStatistics:
+        """What has been asked so far."""
+        return LookupStatistics(self._queries, self._looks)
+
+    async def run(self) -> None:
+        """Answers what gathers, until cancelled."""
+        try:
+            while True:
+                await self._filled.wait()
+                asked, self._asked = self._asked[:MOST_LOOKS], self._asked[MOST_LOOKS:]
+                if not self._asked:
+                    self._filled.clear()
+                for kind in LOOKS:
+                    group = [q for q in asked if type(q.look) is kind and not q.future.done()]
+                    if group:
+                        await self._answer(kind, group)
+        finally:
+            if self._connection is not None:
+                self._connection.terminate()
+
+    async def _answer(self, kind: type, group: list[_Question]) -> None:
+        """Asks until there is an answer, for as long as somebody still has patience."""
+        delay = 0.02
+        while group:
+            try:
+                found = await self._query(kind, [question.look for question in group])
+            except (ConnectionLost, Retryable) as error:
+                if self._connection is not None:
+                    self._connection.terminate()
+                    self._connection = None
+                group = self._give_up_late(group, error)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 1.0)
+            else:
+                for place, question in enumerate(group):
+                    if not question.future.done():
+                        question.future.set_result(found.get(place))
+                return
+
+    async def _query(self, kind: type, looks: Sequence[Look]) -> dict[int, Any]:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect(self._dsn, role="lookups")
+        self._queries += 1
+        self._looks += len(looks)
+        async with deadline(self._connection, LOOK_DEADLINE):
+            found: dict[int, Any] = await LOOKS[kind](self._connection, self._sql, looks)
+        return found
+
+    def _give_up_late(self, group: list[_Question], error: Exception) -> list[_Question]:
+        oldest = _clock.monotonic() - self._settings.database_patience
+        kept = []
+        for question in group:
+            if question.born > oldest:
+                kept.append(question)
+            elif not question.future.done():
+                unavailable = DatabaseUnavailable("the database did not answer for as long as Settings.database_patience allows")
+                unavailable.__cause__ = error
+                question.future.set_exception(unavailable)
+        return kept

@@ -1,0 +1,323 @@
+"""Group commit: the only write path of running workflows, and of every send and start from outside.
+
+A durable call hands over a record and waits; the writer commits everything that has gathered in one statement, one round
+trip, one fsync, and then answers every caller. There is no linger timer: with nothing in flight a record goes at once,
+under load the next batch gathers while the last one is on its way.
+
+Batches travel in lanes, by hash of the workflow id: a workflow's records stay in one lane, in the order of the calls, and
+a lane has one batch in flight. Callers are answered in that same order.
+
+What can go wrong, and what it means:
+- The connection is lost: whether the batch was committed is unknown. It is sent again, marked `again`; identities made
+  before the first try, and the lane's lock, see to it that nothing is done twice. That goes on until
+  `database_patience` has passed for a record, which then fails with DatabaseUnavailable.
+- The data is refused: the batch is split until the bad record stands alone; it alone fails.
+- A caller is cancelled: a record still queued is withdrawn; one in flight is waited for, and undone if it took something.
+- The backlog is full: callers wait for room, which comes when it has shrunk to half.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+from holdfast import _clock, _observe
+from holdfast._engine.waiters import Waiters
+from holdfast._store.commits import DONE, MOST_RECORDS, Answer, Batch, Code, Record, answers_of, bell_payloads
+from holdfast._store.connection import Connection, ConnectionLost, DataRejected, Retryable, UniqueViolation, connect, deadline
+from holdfast.config import Settings
+from holdfast.errors import DatabaseUnavailable, HoldfastError
+
+LANES = 2
+MOST_BYTES = 8 * 1024 * 1024
+BATCH_DEADLINE = 15.0
+"""Seconds that one batch may take before its connection is taken for dead."""
+
+Answers = Sequence[Answer]
+Undo = Callable[[Answers], Record | None]
+
+
+class WriterStatistics(NamedTuple):
+    """Counts since the writer began, and what waits now."""
+
+    batches: int
+    records: int
+    repeated: int
+    backlog: int
+
+
+class Submission:
+    """A record on its way, and the caller who waits for it."""
+
+    __slots__ = ("born", "future", "late", "record", "sent")
+
+    def __init__(self, record: Record, future: "asyncio.Future[Answers]") -> None:
+        self.record = record
+        self.future = future
+        self.born = _clock.monotonic()
+        self.sent = False
+        self.late: asyncio.Future[Answers] | None = None
+
+    def answer(self, answers: Answers) -> None:
+        """Gives the caller its answers; one that was cancelled in flight waits on `late`."""
+        if not self.future.done():
+            self.future.set_result(answers)
+        elif self.late is not None and not self.late.done():
+            self.late.set_result(answers)
+
+    def fail(self, error: Exception) -> None:
+        """Gives the caller an error instead."""
+        if not self.future.done():
+            self.future.set_exception(error)
+        elif self.late is not None and not self.late.done():
+            self.late.set_exception(error)
+
+
+class Writer:
+    """Commits records in groups. `commit` is for callers; `run` is a task of the engine's group, one for each lane."""
+
+    def __init__(
+        self, dsn: str, statement: str, channel: str, mark: str, waiters: Waiters, settings: Settings, app_version: str | None
+    ) -> None:
+        self.executor: int | None = None
+        self.settings = settings
+        self._dsn = dsn
+        self._statement = statement
+        self._channel = channel
+        self._mark = mark
+        self._waiters = waiters
+        self._app_version = app_version
+        self.lanes = [Lane(self, number) for number in range(LANES)]
+
+    def lane(self, workflow_id: str) -> "Lane":
+        """The lane in which everything of this workflow goes."""
+        return self.lanes[hash(workflow_id) % len(self.lanes)]
+
+    async def commit(self, record: Record, undo: Undo | None = None) -> Answers:
+        """Returns once `record` is committed, with an answer for each of its places.
+
+        Cancelling withdraws a record that is still queued. One in flight is waited for; if it then turns out to have
+        been committed, the record that `undo` makes of its answers is committed before CancelledError goes on [M8].
+
+        Raises:
+            DatabaseUnavailable: if the database was away for `Settings.database_patience` seconds.
+        """
+        lane = self.lane(record.lane)
+        while lane.full:
+            await lane.room()
+        submission = lane.put(record)
+        try:
+            return await submission.future
+        except asyncio.CancelledError:
+            if submission.sent:
+                await self._settle(submission, undo)
+            raise
+
+    async def _settle(self, submission: Submission, undo: Undo | None) -> None:
+        """Waits for the reply to a record whose caller has been cancelled, through any further cancelling."""
+        submission.late = asyncio.get_running_loop().create_future()
+        answers = await _outlast(submission.late)
+        record = undo(answers) if undo and answers is not None else None
+        if record is not None:
+            await _outlast(self.lane(record.lane).put(record).future)
+
+    def statistics(self) -> WriterStatistics:
+        """What has been committed so far, over all lanes."""
+        return WriterStatistics(
+            sum(lane.batches for lane in self.lanes),
+            sum(lane.records for lane in self.lanes),
+            sum(lane.repeated for lane in self.lanes),
+            sum(len(lane.queue) for lane in self.lanes),
+        )
+
+    async def send(self, connection: Connection, batch: Batch, lane: int, *, again: bool) -> dict[int, Answer]:
+        """One round trip: commits a batch."""
+        bells = bell_payloads(self._mark, batch.bells)
+        executor = self.executor
+        async with deadline(connection, BATCH_DEADLINE):
+            rows = await connection.fetch(
+                self._statement, executor, self._app_version, self._channel, lane, again, bells, *batch.columns()
+            )
+        return answers_of(rows)
+
+    def ring(self, batch: Batch) -> None:
+        """Wakes this process's own waiters of what a batch has committed [N3]."""
+        for key in batch.bells:
+            self._waiters.wake(key)
+
+    async def open(self, number: int) -> Connection:
+        """A connection for a lane."""
+        return await connect(self._dsn, role=f"writer {number}")
+
+    def lock_key(self, number: int) -> int:
+        """The advisory lock of a lane of this writer, and of no other."""
+        digest = blake2b(f"{self._channel}:{self._mark}:{number}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big", signed=True)
+
+
+class Lane:
+    """One queue, one connection, one batch in flight."""
+
+    def __init__(self, writer: Writer, number: int) -> None:
+        self.queue: deque[Submission] = deque()
+        self.number = number
+        self.batches = self.records = self.repeated = 0
+        self.exclusive = asyncio.Lock()
+        self._writer = writer
+        self._filled = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._connection: Connection | None = None
+        self._key = writer.lock_key(number)
+
+    @property
+    def full(self) -> bool:
+        """Is the backlog at its limit, or not yet back at half of it?"""
+        return not self._room.is_set()
+
+    async def room(self) -> None:
+        """Waits until the backlog has shrunk to half its limit."""
+        await self._room.wait()
+
+    def put(self, record: Record) -> Submission:
+        """Queues a record."""
+        submission = Submission(record, asyncio.get_running_loop().create_future())
+        self.queue.append(submission)
+        self._filled.set()
+        if len(self.queue) * LANES >= self._writer.settings.backlog:
+            self._room.clear()
+        return submission
+
+    async def run(self) -> None:
+        """Commits what gathers, until cancelled."""
+        try:
+            while True:
+                await self._filled.wait()
+                async with self.exclusive:
+                    batch = self._take()
+                    if batch:
+                        await self._commit(batch, again=False)
+        finally:
+            if self._connection is not None:
+                self._connection.terminate()
+
+    def _take(self) -> list[Submission]:
+        """The next batch: what is queued, up to the limits; withdrawn records fall out here."""
+        taken: list[Submission] = []
+        size = 0
+        most = min(self._writer.settings.batch_records, MOST_RECORDS)
+        places = 0
+        while self.queue and places < most and size < MOST_BYTES:
+            submission = self.queue.popleft()
+            if not submission.future.done():
+                submission.sent = True
+                taken.append(submission)
+                size += submission.record.size
+                places += submission.record.places
+        if not self.queue:
+            self._filled.clear()
+        if len(self.queue) * LANES * 2 <= self._writer.settings.backlog:
+            self._room.set()
+        return taken
+
+    async def _commit(self, submissions: list[Submission], *, again: bool) -> None:
+        """Commits a batch, repeats it for as long as it must be, splits it when its data is refused."""
+        delay = 0.02
+        while submissions:
+            try:
+                await self._try(submissions, again=again)
+            except ConnectionLost as error:
+                again = True
+                self._drop_connection()
+                submissions = self._give_up_late(submissions, error)
+            except Retryable as error:
+                submissions = self._give_up_late(submissions, error)
+            except UniqueViolation as error:
+                if again:
+                    await self._split(submissions, error)
+                    return
+                again = True
+                continue
+            except DataRejected as error:
+                await self._split(submissions, error, again=again)
+                return
+            else:
+                return
+            self.repeated += 1
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 1.0)
+
+    async def _try(self, submissions: list[Submission], *, again: bool) -> None:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._writer.open(self.number)
+        batch = Batch()
+        places = []
+        next_place = 1
+        for submission in submissions:
+            places.append(next_place)
+            next_place = submission.record.add(batch, next_place)
+        _observe.point("writer.before_commit")
+        answers = await self._writer.send(self._connection, batch, self._key, again=again)
+        _observe.point("writer.after_commit")
+        self.batches += 1
+        self.records += len(submissions)
+        owners = batch.owners
+        for submission, place in zip(submissions, places, strict=True):
+            record = submission.record
+            if record.owner is not None and -owners[record.owner] in answers:
+                submission.answer([answers[-owners[record.owner]]] * record.places)
+            else:
+                submission.answer([answers.get(place + offset, DONE) for offset in range(record.places)])
+        self._writer.ring(batch)
+
+    def _give_up_late(self, submissions: list[Submission], error: Exception) -> list[Submission]:
+        """Fails the records for which the database has been away too long; keeps the others."""
+        oldest = _clock.monotonic() - self._writer.settings.database_patience
+        kept = []
+        for submission in submissions:
+            if submission.born > oldest:
+                kept.append(submission)
+            else:
+                unavailable = DatabaseUnavailable("the database did not answer for as long as Settings.database_patience allows")
+                unavailable.__cause__ = error
+                submission.fail(unavailable)
+        return kept
+
+    async def _split(self, submissions: list[Submission], error: DataRejected, *, again: bool = True) -> None:
+        """One bad record fails alone: halves the batch until it is found."""
+        if len(submissions) == 1:
+            submissions[0].fail(rejected(error))
+            return
+        middle = len(submissions) // 2
+        await self._commit(submissions[:middle], again=again)
+        await self._commit(submissions[middle:], again=again)
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+class RecordRejected(HoldfastError):
+    """The database refused a record: the message names the rule, never the data."""
+
+
+def rejected(error: DataRejected) -> RecordRejected:
+    """The error of the caller whose record was refused."""
+    rejection = RecordRejected(f"the database refused this record: {error}")
+    rejection.__cause__ = error
+    return rejection
+
+
+async def _outlast(future: "asyncio.Future[Answers]") -> Answers | None:
+    """The result of a future, waited for through any number of cancellations; None if it failed.
+
+    The cancellations are not lost: the caller is on its way out with the first one already.
+    """
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    return None if future.cancelled() or future.exception() else future.result()

@@ -1,0 +1,159 @@
+"""Where in a workflow the running code is: step ids by births.
+
+A durable call is named by where it is made, not by when: its id is the path of the tasks that were born to make it, and a
+counter of the calls on that branch. `3` is the third call of the workflow function; `2.1` the first call of the second
+task that it created; `2.1.1` the first call of that task's own first task. Tasks are numbered when they are created, by
+a task factory that does nothing outside workflows: creation happens in the program's order, whatever the latencies, so
+a replay gives the same ids. (A counter over the whole workflow, or numbers given at a task's first call, do not.)
+
+Step bodies are outside the workflow's order: tasks that they create belong to the step and give no births. Nor do tasks
+that a library makes for itself around a single await: `asyncio.wait_for` makes one in Python 3.11 and none in 3.12.
+"""
+
+import asyncio
+import sys
+from collections.abc import Coroutine, Generator
+from contextvars import Context, ContextVar, copy_context
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from holdfast.errors import NotInWorkflow
+
+if TYPE_CHECKING:
+    from holdfast._run.run import Run
+
+T = TypeVar("T")
+
+
+class Branch:
+    """One line of calls of a workflow: a task that was born in it, or its function itself."""
+
+    __slots__ = ("births", "calls", "prefix", "run")
+
+    def __init__(self, run: "Run", prefix: str = "") -> None:
+        self.run = run
+        self.prefix = prefix
+        self.births = 0
+        self.calls = 0
+
+    def next_step_id(self) -> str:
+        """The id of the next durable call on this branch."""
+        self.calls += 1
+        return f"{self.prefix}{self.calls}"
+
+    def born(self) -> "Branch":
+        """The branch of the next task created here."""
+        self.births += 1
+        return Branch(self.run, f"{self.prefix}{self.births}.")
+
+
+class StepScope:
+    """Inside the body of a step: calls that work there are made in the step's name, and are not recorded."""
+
+    __slots__ = ("attempt", "run", "step_id")
+
+    def __init__(self, run: "Run", step_id: str, attempt: int) -> None:
+        self.run = run
+        self.step_id = step_id
+        self.attempt = attempt
+
+
+scope: ContextVar[Branch | StepScope | None] = ContextVar("holdfast_scope", default=None)
+
+
+def current_branch(verb: str, instead: str) -> Branch:
+    """The branch of the running workflow code.
+
+    Raises:
+        NotInWorkflow: outside a workflow, and inside a step, where `verb` does not work.
+    """
+    found = scope.get()
+    if isinstance(found, Branch):
+        return found
+    if isinstance(found, StepScope):
+        raise NotInWorkflow(f"{verb} does not work inside a step; call it from the workflow function")
+    raise NotInWorkflow(f"{verb} works inside a running workflow; {instead}")
+
+
+def current_scope(verb: str, instead: str) -> Branch | StepScope:
+    """Where the running code is, in a workflow or in a step of one.
+
+    Raises:
+        NotInWorkflow: outside both.
+    """
+    found = scope.get()
+    if found is None:
+        raise NotInWorkflow(f"{verb} works inside a running workflow or a step of it; {instead}")
+    return found
+
+
+class BirthFactory:
+    """The task factory: numbers the tasks of workflows, and leaves the making to the factory that was there before."""
+
+    def __init__(self, previous: Any) -> None:
+        self.previous = previous
+
+    def __call__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
+        **options: Any,
+    ) -> "asyncio.Future[T]":
+        context: Context | None = options.get("context")
+        parent = scope.get() if context is None else context.get(scope)
+        if not isinstance(parent, Branch):
+            return self._make(loop, coro, options)
+        if not _made_by_library():
+            context = copy_context() if context is None else context.copy()
+            context.run(scope.set, parent.born())
+            options["context"] = context
+        task = self._make(loop, coro, options)
+        parent.run.adopt(task)
+        return task
+
+    def _make(self, loop: asyncio.AbstractEventLoop, coro: Any, options: dict[str, Any]) -> Any:
+        if self.previous is not None:
+            return self.previous(loop, coro, **options)
+        return asyncio.Task(coro, loop=loop, **options)
+
+
+def _made_by_library() -> bool:
+    """Is this task made by `asyncio.wait_for` for itself?"""
+    frame = sys._getframe(2)
+    for _ in range(4):
+        if frame is None:
+            return False
+        if frame.f_code is _WAIT_FOR:
+            return True
+        if frame.f_globals.get("__name__") not in _PLUMBING:
+            return False
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+_WAIT_FOR = asyncio.wait_for.__code__
+_PLUMBING = frozenset({"asyncio.tasks", "asyncio.base_events", "asyncio.runners", "uvloop.loop"})
+
+
+def install_births(loop: asyncio.AbstractEventLoop) -> None:
+    """Makes `loop` number the tasks of workflows. Several runtimes on one loop share the factory."""
+    factory = loop.get_task_factory()
+    if isinstance(factory, BirthFactory):
+        _users[factory] = _users.get(factory, 0) + 1
+        return
+    births = BirthFactory(factory)
+    _users[births] = 1
+    loop.set_task_factory(births)
+
+
+def remove_births(loop: asyncio.AbstractEventLoop) -> None:
+    """Puts back the factory that was there before, unless somebody has put another on top."""
+    factory = loop.get_task_factory()
+    if not isinstance(factory, BirthFactory):
+        return
+    _users[factory] -= 1
+    if not _users[factory]:
+        del _users[factory]
+        loop.set_task_factory(factory.previous)
+
+
+_users: dict[BirthFactory, int] = {}

@@ -1,0 +1,172 @@
+"""Whose workflow is it? How this process stays their executor, notices that it is not any more, and takes over from the dead.
+
+An executor is one incarnation of a process: a row with a heartbeat by the database's clock, and an advisory lock held by
+the listener's session, which falls the moment the process dies. Three rules make that safe:
+
+- Nobody writes for a workflow without the executor's fence, inside the commit. Who declares an executor dead fences it
+  first; after that none of its batches can land [W14]. So a wrong guess costs time, never truth.
+- A silent heartbeat, older than the lease, is proof of death. A fallen lock is a hint: it is believed only when it is
+  still down, and the heartbeat has not moved, after a grace of one heartbeat.
+- This executor counts its own lease by its own monotonic clock, from before it sent its last renewal. When that has run
+  out, it stops its runs by itself, whatever the database may think, and begins anew as another executor.
+"""
+
+import asyncio
+from typing import Protocol
+
+from holdfast import _clock
+from holdfast._engine.engine import Engine
+from holdfast._observe import logger, signal
+from holdfast._store import executors
+from holdfast._store.connection import Connection
+from holdfast._store.executors import ExecutorRow
+
+FENCE_PATIENCE = 0.5
+"""Seconds that a fence may be kept waiting by a batch in flight before its session is ended."""
+
+
+class Tenant(Protocol):
+    """Who runs workflows under the lease."""
+
+    def lost(self) -> None:
+        """The lease is gone: stop everything, write nothing."""
+
+    def renewed(self) -> None:
+        """There is a new lease: there may be work to take."""
+
+
+class Lease:
+    """The heart of a runtime: registers an executor, keeps it alive, and recovers from those that have died."""
+
+    def __init__(self, engine: Engine, tenant: Tenant, name: str, app_version: str | None) -> None:
+        self.executor: int | None = None
+        self._engine = engine
+        self._tenant = tenant
+        self._name = name
+        self._app_version = app_version
+        self._held = False
+        self._former: list[int] = []
+        self._expiry: asyncio.TimerHandle | None = None
+        self._registered = asyncio.Event()
+        self._released = False
+
+    async def connected(self, connection: Connection) -> None:
+        """A new session listens. The first becomes an executor; a later one takes its lock back with the next beat."""
+        self._held = False
+        if self.executor is None and not self._released:
+            await self._register(connection)
+
+    async def beat(self, connection: Connection) -> None:
+        """Renews the lease and rings the bell to oneself."""
+        engine = self._engine
+        sent = _clock.monotonic()
+        executor = self.executor
+        beat = await executors.beat(
+            connection, engine.sql, executor, held=self._held, channel=engine.channel, bell=f"!{engine.id}"
+        )
+        self._held = beat.locked
+        if self._released:
+            return
+        if executor is None or executor != self.executor or not beat.alive:
+            self._lose("another process has fenced it")
+            await self._register(connection)
+        else:
+            self._extend(sent)
+
+    def lost(self) -> None:
+        """The session is gone, and its lock with it; the lease still runs."""
+        self._held = False
+
+    async def release(self) -> None:
+        """Gives everything back: this executor is over, its workflows are free at once."""
+        self._released = True
+        self._cancel_expiry()
+        executor, self.executor = self.executor, None
+        self._engine.writer.executor = None
+        if executor is not None:
+            await self._fence(executor)
+
+    async def recover(self) -> None:
+        """Frees the workflows of dead executors, each time this process has become an executor. Until cancelled."""
+        while True:
+            await self._registered.wait()
+            self._registered.clear()
+            for former in tuple(self._former):
+                await self._fence(former)
+                self._former.remove(former)
+            await self._recover_others()
+
+    async def _register(self, connection: Connection) -> None:
+        sent = _clock.monotonic()
+        self.executor = await executors.register(connection, self._engine.sql, self._name, self._app_version)
+        self._engine.writer.executor = self.executor
+        self._held = True
+        self._extend(sent)
+        self._registered.set()
+        self._tenant.renewed()
+        signal("lease.registered", executor=self.executor)
+
+    def _extend(self, sent: float) -> None:
+        """The lease runs from before the renewal was sent."""
+        self._cancel_expiry()
+        remaining = sent + self._engine.settings.lease - _clock.monotonic()
+        self._expiry = asyncio.get_running_loop().call_later(remaining, self._expire)
+
+    def _expire(self) -> None:
+        self._lose(f"its heartbeat could not be renewed for {self._engine.settings.lease:g} s")
+
+    def _lose(self, why: str) -> None:
+        self._cancel_expiry()
+        executor, self.executor = self.executor, None
+        self._engine.writer.executor = None
+        if executor is not None:
+            logger.warning("executor %d has lost its lease: %s; its workflows go on under a new one", executor, why)
+            self._former.append(executor)
+            self._tenant.lost()
+            signal("lease.lost", executor=executor)
+
+    def _cancel_expiry(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+    async def _recover_others(self) -> None:
+        suspects = {row.id: row for row in await self._list() if not row.locked}
+        dead = [row for row in suspects.values() if self._silent(row)]
+        for row in dead:
+            await self._take_from(row)
+        if len(dead) == len(suspects):
+            return
+        # A lock that has just fallen may be taken again by a process that only lost its connection.
+        await asyncio.sleep(self._engine.settings.heartbeat)
+        for row in await self._list():
+            before = suspects.get(row.id)
+            if before is not None and not row.locked and row.heartbeat_at == before.heartbeat_at:
+                await self._take_from(row)
+
+    def _silent(self, row: ExecutorRow) -> bool:
+        return row.silent > self._engine.settings.lease
+
+    async def _take_from(self, row: ExecutorRow) -> None:
+        freed = await self._fence(row.id)
+        if freed:
+            logger.warning("executor %d (%s) is dead: %d workflows go on elsewhere", row.id, row.name, freed)
+
+    async def _list(self) -> list[ExecutorRow]:
+        async def ask(connection: Connection) -> list[ExecutorRow]:
+            return await executors.list_executors(connection, self._engine.sql, self.executor)
+
+        return await self._engine.ask(ask, insist=True)
+
+    async def _fence(self, executor: int) -> int:
+        """Fences an executor; a batch of it that hangs is cut off."""
+
+        async def fence(connection: Connection) -> int:
+            try:
+                async with asyncio.timeout(FENCE_PATIENCE):
+                    return await executors.fence(connection, self._engine.sql, executor, self._engine.channel)
+            except TimeoutError:
+                await executors.evict(connection, self._engine.sql, executor)
+                return await executors.fence(connection, self._engine.sql, executor, self._engine.channel)
+
+        return await self._engine.ask(fence, insist=True)

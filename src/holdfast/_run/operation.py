@@ -1,0 +1,189 @@
+"""What a durable call is: the only code that decides between replaying and running.
+
+Every durable call of a workflow is an `Operation`: data that says what is asked (kind, name, target), how it is performed
+for the first time, and how its recorded answer becomes a value or an exception. `durable()` takes it through one of two
+ways, and both end in `conclude()`, so that a first run and a replay can only differ in where the answer comes from:
+
+- the journal has the answer: wait for its turn, conclude. No I/O, no effect [W2, W3].
+- it does not: wait until everything recorded has been replayed, perform, have it committed, pass the turnstile, conclude.
+
+Cancellation has three meanings here. The workflow was cancelled: the call is recorded as interrupted, so that a replay is
+cancelled at the same place [W10]. A sibling or a timeout cancelled it: nothing is recorded, a replay does the same again.
+The process shuts down or has lost the workflow: not a cancellation at all, but WorkflowStopped [W11].
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, ClassVar, Generic, TypeVar
+
+from holdfast import _clock
+from holdfast._run.context import Branch
+from holdfast._run.run import Run, mismatch
+from holdfast._store.commits import Answer, Claim, Claims, Code
+from holdfast._store.steps import JournalRow
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+SHORTEST_WAIT = 0.003
+"""Seconds: below this, timers of event loops are not to be relied on."""
+
+
+class Operation(Generic[T_co]):
+    """What a durable call asks for. Subclasses hold its arguments as data."""
+
+    __slots__ = ()
+    kind: ClassVar[str]
+    name: str
+
+    async def perform(self, run: Run, step_id: str) -> Answer:
+        """Does it for the first time; returns once the answer is committed."""
+        raise NotImplementedError
+
+    def conclude(self, run: Run, answer: Answer) -> T_co:
+        """The value of the call, or its exception, from a recorded answer. Pure, but for decoding."""
+        raise NotImplementedError
+
+
+class Wait(Coroutine[Any, Any, T_co], Generic[T_co]):
+    """A durable call, not yet begun: await it, give it to `asyncio.gather`, to a task group or to `holdfast.first`.
+
+    Its place in the workflow is fixed when it is made, not when it is awaited. Dropping one does nothing.
+    """
+
+    __slots__ = ("__weakref__", "_begin", "_coroutine", "operation")
+
+    def __init__(self, begin: Callable[[], Coroutine[Any, Any, T_co]], operation: Operation[T_co] | None = None) -> None:
+        self._begin: Callable[[], Coroutine[Any, Any, T_co]] | None = begin
+        self._coroutine: Coroutine[Any, Any, T_co] | None = None
+        self.operation = operation
+
+    def _started(self) -> Coroutine[Any, Any, T_co]:
+        if self._coroutine is None:
+            if self._begin is None:
+                raise RuntimeError("this durable call was closed before it was awaited")
+            self._coroutine = self._begin()
+            self._begin = None
+        return self._coroutine
+
+    def __await__(self) -> Generator[Any, Any, T_co]:
+        if self._coroutine is not None:
+            raise RuntimeError("this durable call has been awaited already; make it again to call it again")
+        return self._started().__await__()
+
+    def send(self, value: Any, /) -> Any:
+        return self._started().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._started().throw(*error)
+
+    def close(self) -> None:
+        self._begin = None
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+    def __repr__(self) -> str:
+        if self.operation is None:
+            return "<durable call>"
+        return f"<durable {self.operation.kind} {self.operation.name!r}>"
+
+
+class _Begin:
+    """Begins an operation under the step id that it was given when it was made."""
+
+    __slots__ = ("operation", "run", "step_id")
+
+    def __init__(self, run: Run, step_id: str, operation: Operation[Any]) -> None:
+        self.run = run
+        self.step_id = step_id
+        self.operation = operation
+
+    def __call__(self) -> Coroutine[Any, Any, Any]:
+        return durable(self.run, self.step_id, self.operation)
+
+
+def call(branch: Branch, operation: Operation[T]) -> Wait[T]:
+    """Makes a durable call at this place of the workflow."""
+    return Wait(_Begin(branch.run, branch.next_step_id(), operation), operation)
+
+
+async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
+    """Replays an operation or performs it; see the module.
+
+    Raises:
+        WorkflowStopped: if the process shuts down or has lost the workflow [W11].
+        NondeterminismError: if the journal knows another call under this id [W5].
+    """
+    if run.journal:
+        record = run.journal.get(step_id)
+        if record is not None:
+            _check_match(run, record, operation)
+            if record.finished:
+                await _in_turn(run, run.turns.replay(step_id))
+                return operation.conclude(run, _answer(record))
+        await _in_turn(run, run.turns.hold())
+    run.check()
+    return operation.conclude(run, await _perform(run, step_id, operation))
+
+
+async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
+    run.outstanding[step_id] = None
+    try:
+        answer = await operation.perform(run, step_id)
+        await _in_turn(run, run.turns.go_on())
+    except asyncio.CancelledError:
+        run.check()
+        if run.interrupted is not None and step_id in run.interrupted:
+            run.interrupted.discard(step_id)
+            claimed = Claim(step_id=step_id, kind=operation.kind, name=operation.name, interrupted=True)
+            await run.commit(Claims(owner=run.owner, claims=(claimed,)))
+        raise
+    finally:
+        del run.outstanding[step_id]
+    return answer
+
+
+async def _in_turn(run: Run, turn: Coroutine[Any, Any, None]) -> None:
+    """Waits for a turn; being stopped while waiting is not a cancellation."""
+    try:
+        await turn
+    except asyncio.CancelledError:
+        run.check()
+        raise
+    run.check()
+
+
+def _check_match(run: Run, record: JournalRow, operation: Operation[Any]) -> None:
+    if record.kind != operation.kind or record.name != operation.name:
+        error = mismatch(run, record, f"{operation.kind} {operation.name!r}")
+        run.park(error)
+        raise error
+
+
+def _answer(record: JournalRow) -> Answer:
+    code = Code(record.outcome or 0)
+    if code is Code.INTERRUPTED:
+        raise asyncio.CancelledError
+    return Answer(code, record.output, record.target, record.attempts)
+
+
+async def claim(run: Run, claimed: Claim, keys: tuple[str, ...]) -> Answer:
+    """Performs a call that waits until the database has something for it, or its recorded deadline has passed."""
+    due: float | None = None
+
+    async def look() -> Answer | None:
+        nonlocal due
+        (answer,) = await run.commit(Claims(owner=run.owner, claims=(claimed,)))
+        if answer.code is Code.WAIT:
+            due = due_of(answer)
+            return None
+        return answer
+
+    answer = await run.executor.waiters.until(keys, look, deadline=lambda: due)
+    assert answer is not None, "the database decides when a durable wait is over"
+    return answer
+
+
+def due_of(answer: Answer) -> float | None:
+    """When to look again without being woken, from the seconds that the database says are left."""
+    return None if answer.amount is None else _clock.monotonic() + max(answer.amount, SHORTEST_WAIT)

@@ -1,0 +1,151 @@
+"""One execution of a workflow in this process: its ownership, its journal, its tasks, and how it may end.
+
+A run is *stopped* when this process shuts down or has lost the workflow: from then on it writes nothing, whatever the code
+makes of the exceptions [W11]. It is *cancelling* when somebody has asked the workflow to end: its tasks are cancelled once,
+its `finally` blocks may make durable calls for `Settings.cleanup_time`, and its outcome will be CANCELLED [W10].
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from holdfast._engine.writer import Answers, Undo
+from holdfast._observe import logger
+from holdfast._run.context import Branch
+from holdfast._run.registry import Definition
+from holdfast._run.turns import Turns
+from holdfast._store.commits import Code, Owner, Record
+from holdfast._store.steps import JournalRow
+from holdfast.errors import NondeterminismError, WorkflowStopped
+
+if TYPE_CHECKING:
+    from holdfast._run.executor import Executor
+
+
+class Run:
+    """See the module. `journal` is what an earlier process recorded, in the order of completion; empty at first."""
+
+    __slots__ = (
+        "__weakref__",
+        "branch",
+        "cancelling",
+        "cause",
+        "definition",
+        "executor",
+        "interrupted",
+        "journal",
+        "mailboxes",
+        "outstanding",
+        "over",
+        "owner",
+        "parked",
+        "recovering",
+        "stopped",
+        "tasks",
+        "turns",
+        "workflow_id",
+    )
+
+    def __init__(self, executor: "Executor", definition: Definition, owner: Owner, recorded: Iterable[JournalRow] = ()) -> None:
+        self.executor = executor
+        self.definition = definition
+        self.owner = owner
+        self.workflow_id = owner.workflow_id
+        self.journal = {record.step_id: record for record in recorded}
+        self.recovering = owner.epoch > 1
+        self.tasks: set[asyncio.Future[Any]] = set()
+        finished = [record.step_id for record in self.journal.values() if record.finished]
+        self.turns = Turns(self.tasks, finished, self._call_missing)
+        self.branch = Branch(self)
+        self.outstanding: dict[str, None] = {}
+        self.interrupted: set[str] | None = None
+        self.mailboxes: dict[str, Any] | None = None
+        self.stopped = self.over = self.cancelling = False
+        self.cause: BaseException | None = None
+        self.parked: NondeterminismError | None = None
+
+    def adopt(self, task: "asyncio.Future[Any]") -> None:
+        """Takes in a task that was born in the workflow; it shares the run's fate."""
+        if task.done():
+            return
+        self.tasks.add(task)
+        task.add_done_callback(self._task_ended)
+        if self.stopped or self.over:
+            task.cancel()
+
+    def _task_ended(self, task: "asyncio.Future[Any]") -> None:
+        self.tasks.discard(task)
+        self.turns.task_ended()
+
+    async def commit(self, record: Record, undo: Undo | None = None) -> Answers:
+        """Commits a record of this workflow.
+
+        Raises:
+            WorkflowStopped: if this process shuts down, or has lost the workflow; then nothing was written [W11, W14].
+        """
+        self.check()
+        try:
+            answers = await self.executor.writer.commit(record, undo)
+        except asyncio.CancelledError:
+            self.check()
+            raise
+        if answers[0].code is Code.LOST:
+            self.executor.lose(self)
+        self.check()
+        return answers
+
+    def check(self) -> None:
+        """May this run still act?
+
+        Raises:
+            WorkflowStopped: if not.
+            NondeterminismError: if its code does not match its journal.
+        """
+        if self.parked is not None:
+            raise self.parked
+        if self.stopped or self.over:
+            raise WorkflowStopped(f"workflow {self.workflow_id!r} no longer runs in this process")
+
+    def stop(self) -> None:
+        """Ends the run here without an outcome; the workflow goes on elsewhere or later [W11]."""
+        if not self.stopped:
+            self.stopped = True
+            self._cancel_tasks()
+
+    def cancel(self, cause: BaseException | None = None) -> None:
+        """Ends the workflow [W10]: cancels every task of it, once; what they wait for is recorded as interrupted."""
+        if self.cancelling or self.stopped or self.over:
+            return
+        self.cancelling = True
+        self.cause = cause
+        self.interrupted = set(self.outstanding)
+        self.executor.limit_cleanup(self)
+        self._cancel_tasks()
+
+    def park(self, error: NondeterminismError) -> None:
+        """Leaves the workflow PENDING because its code does not match its journal [W5]."""
+        if self.parked is None:
+            self.parked = error
+            self.stopped = True
+            logger.error("workflow parked, it goes on once matching code runs: %s", error)
+            self._cancel_tasks()
+
+    def close(self) -> None:
+        """The function has returned: tasks left over are cancelled and record nothing."""
+        self.over = True
+        self._cancel_tasks(but=asyncio.current_task())
+        self.turns.close()
+
+    def _cancel_tasks(self, but: "asyncio.Future[Any] | None" = None) -> None:
+        for task in tuple(self.tasks):
+            if task is not but:
+                task.cancel()
+
+    def _call_missing(self, step_id: str) -> None:
+        record = self.journal[step_id]
+        self.park(mismatch(self, record, "no such call"))
+
+
+def mismatch(run: Run, record: JournalRow, found: str) -> NondeterminismError:
+    """The error that names both sides."""
+    return NondeterminismError(run.workflow_id, record.step_id, f"{record.kind} {record.name!r}", found)
