@@ -116,7 +116,7 @@ class Listener:
 
     async def _open(self, started: asyncio.Event) -> Connection:
         """Connect, the first time at once, then ever more slowly, until it works."""
-        for pause in delays(0.02, 0.5):
+        for pause in delays(0.02, 0.5, jitter=0.05):
             try:
                 return await self._set_up()
             except _TROUBLE as error:

@@ -150,7 +150,7 @@ class Pool:
 
     async def _open(self, deadline: float) -> Connection:
         """Open a connection, trying again until `deadline`, or take one that has come back meanwhile."""
-        for pause in delays(0.05, 0.5):
+        for pause in delays(0.05, 0.5, jitter=0.05):
             self._check_open()
             try:
                 return self._take_idle() or await self._connect(deadline)
