@@ -173,7 +173,7 @@ def _split(data: bytes) -> tuple[list[msgspec.Raw], dict[str, msgspec.Raw]]:
         named = _read_object(data)
         positional = named.pop(_POSITIONAL, None)
         return [] if positional is None else _read_array(positional), named
-    except (ValueError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         raise PayloadDecodeError("a call's arguments must be a JSON array or object") from None
 
 

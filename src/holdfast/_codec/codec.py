@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, overload
 
+import msgspec
+
 from holdfast._codec import calls, failures, payloads
 from holdfast._codec.calls import Parameters
 from holdfast._codec.failures import ErrorRegistry
@@ -110,7 +112,7 @@ class Codec:
     def _load_failure(self, data: bytes, context: PayloadContext) -> failures.Failure:
         try:
             return failures.load(self._open(data, context))
-        except (ValueError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise payloads.misfit(error) from None
 
     def _apply(self, data: bytes, context: PayloadContext) -> bytes:

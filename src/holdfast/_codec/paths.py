@@ -53,7 +53,9 @@ def holds_nan(value: object) -> bool:
 
 def _opened(value: object) -> Iterator[object]:
     """What is inside a value that is no plain container."""
-    if isinstance(value, float):
+    if models.is_model(type(value)):
+        yield models.dump(value)
+    elif isinstance(value, float):
         yield float(value)
     elif isinstance(value, dict):
         yield from value
