@@ -163,6 +163,15 @@ async def test_a_newer_schema_is_left_alone(connection: Connection[Record], one:
     assert await connection.fetchval("select holdfast.answer()") == 2
 
 
+async def test_a_migration_that_was_edited_is_noticed(
+    connection: Connection[Record], one: Path, tmp_path: Path
+) -> None:
+    edited = Folder(tmp_path / "edited").add(1, TABLE + "-- and more").answer(1).path
+    await migrate(connection, "holdfast", root=one)
+    with pytest.raises(SchemaTooOld, match="another text of migration 0001"):
+        await migrate(connection, "holdfast", root=edited)
+
+
 async def test_a_schema_that_a_dba_made_needs_no_right_to_create(
     connection: Connection[Record], one: Path
 ) -> None:

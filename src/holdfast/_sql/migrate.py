@@ -48,6 +48,7 @@ async def migrate(connection: Connection[Record], schema: str, *, root: Path | N
 
     Raises:
         SchemaTooNew: if a newer version of the library has been here.
+        SchemaTooOld: if a migration was edited after it was applied, which only happens before a release.
         ConfigurationError: if `schema` is a word that PostgreSQL reserves.
     """
     plan = _plan(schema, root)
@@ -121,6 +122,11 @@ def _difference(plan: _Plan, installed: Mapping[int, str]) -> list[int]:
             f"schema {plan.schema!r} is at version {max(unknown)},"
             f" this holdfast knows {len(plan.migrations)};"
             " upgrade holdfast, `holdfast migrate` only goes forward"
+        )
+    if other := [n for n in installed if n != _FUNCTIONS and installed[n] != plan.wanted[n]]:
+        raise SchemaTooOld(
+            f"schema {plan.schema!r} was made with another text of migration {other[0]:04} than this holdfast has,"
+            " which no release ever is; run `holdfast migrate` on a new schema"
         )
     missing = sorted(plan.wanted.keys() - installed.keys() - {_FUNCTIONS})
     if missing or installed.get(_FUNCTIONS) != plan.wanted[_FUNCTIONS]:
