@@ -125,8 +125,8 @@ def _difference(plan: _Plan, installed: Mapping[int, str]) -> list[int]:
         )
     if other := [n for n in installed if n != _FUNCTIONS and installed[n] != plan.wanted[n]]:
         raise SchemaTooOld(
-            f"schema {plan.schema!r} was made with another text of migration {other[0]:04} than this holdfast has,"
-            " which no release ever is; run `holdfast migrate` on a new schema"
+            f"schema {plan.schema!r} was made with another text of migration {other[0]:04} than this holdfast"
+            " has, which no two releases ever differ in; run `holdfast migrate` on a new schema"
         )
     missing = sorted(plan.wanted.keys() - installed.keys() - {_FUNCTIONS})
     if missing or installed.get(_FUNCTIONS) != plan.wanted[_FUNCTIONS]:
