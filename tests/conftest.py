@@ -1,16 +1,15 @@
-"""Short names for the plugin's fixtures."""
+"""Short names for the fixtures of the plugin."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 
 from holdfast.testing import plugin
+from holdfast.testing.plugin import MakeDatabase
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # An installed checkout has registered it already, by its entry point.
+    # An installed holdfast brings it by its entry point; a bare checkout does not.
     if not config.pluginmanager.is_registered(plugin):
         config.pluginmanager.register(plugin, "holdfast")
 
@@ -22,6 +21,6 @@ def dsn(holdfast_dsn: str) -> str:
 
 
 @pytest.fixture
-def empty_dsn(holdfast_database: Callable[..., str]) -> str:
+def empty_dsn(holdfast_database: MakeDatabase) -> str:
     """A new database with nothing in it."""
     return holdfast_database(migrated=False)

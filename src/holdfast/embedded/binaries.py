@@ -6,7 +6,6 @@ permissions of parent directories and leaves servers behind.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.embedded.accounts import Account, execute, shelter
+from holdfast.embedded.locks import locked
 from holdfast.errors import ConfigurationError
 
 __all__ = ["find_binaries", "find_for", "major_of"]
@@ -133,8 +133,7 @@ def _copied(folder: Path, place: Path) -> Path:
     identity = f"{folder}\0{program.st_mtime_ns}\0{program.st_size}"
     copy = place / f"postgresql-{hashlib.sha256(os.fsencode(identity)).hexdigest()[:12]}"
     copied = copy / folder.relative_to(package.parent)
-    with (place / "copy.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(place / "copy.lock"):
         if not copied.exists():
             _copy(package, folder.parent.name, copy)
     return copied

@@ -9,26 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
 
 from holdfast.embedded.accounts import Account, choose, shelter
 from holdfast.embedded.cluster import Cluster
+from holdfast.embedded.locks import locked, share, try_to_own
 from holdfast.errors import ConfigurationError
 
 __all__ = ["Embedded"]
 
 logger = logging.getLogger("holdfast")
-
-_PATIENCE: Final = 180.0
-"""Seconds to wait for others who are starting or stopping; they give up earlier themselves."""
 
 
 class Embedded:
@@ -43,7 +38,7 @@ class Embedded:
 
     ```python
     with Embedded() as dsn:
-        connection = psycopg.connect(dsn)
+        connection = await asyncpg.connect(dsn)
     ```
     """
 
@@ -76,9 +71,8 @@ class Embedded:
         """
         try:
             with self._alone() as cluster:
-                users = _open(self.home / "users.lock")
+                users = share(self.home / "users.lock")
                 try:
-                    _lock(users, fcntl.LOCK_SH)
                     cluster.start()
                     dsn = cluster.dsn
                 except BaseException:
@@ -99,10 +93,8 @@ class Embedded:
             if not _is(users, self.home / "users.lock"):
                 return  # the home was removed, and its server with it; there may be a new one by now
             with self._alone() as cluster:
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                cluster.stop()
-        except BlockingIOError:
-            pass  # somebody still uses it
+                if try_to_own(users):
+                    cluster.stop()
         except (OSError, ConfigurationError) as error:
             logger.warning("the embedded PostgreSQL in %s may still run: %s", self.home, error)
         finally:
@@ -113,13 +105,9 @@ class Embedded:
         """The cluster, while nobody else starts it, stops it or decides where it lies."""
         if not self.home.exists():
             _create(self.home)
-        start = _open(self.home / "start.lock")
-        try:
-            _lock(start, fcntl.LOCK_EX)
+        with locked(self.home / "start.lock"):
             base, account = _place(self.home.resolve())
             yield Cluster(base=base, account=account, durable=self._durable, options=self._options)
-        finally:
-            os.close(start)
 
 
 def _create(home: Path) -> None:
@@ -141,28 +129,6 @@ def _is(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _open(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    home = path.parent.stat()
-    if os.geteuid() == 0 and home.st_uid != 0:  # root visits somebody's home and must not lock them out of it
-        os.fchown(descriptor, home.st_uid, home.st_gid)
-    return descriptor
-
-
-def _lock(descriptor: int, kind: int) -> None:
-    """Without blocking in the kernel: a thread that does that can neither be interrupted nor give up."""
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise ConfigurationError(
-                    "another process has been starting or stopping the server for minutes"
-                ) from None
-        time.sleep(0.01)
 
 
 def _place(home: Path) -> tuple[Path, Account | None]:

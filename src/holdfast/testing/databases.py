@@ -1,7 +1,7 @@
 """A fresh database per test, copied from a migrated template while the test before it still runs.
 
-Synchronous outside, so that it does not matter which plugin drives the test's event loop: one connection on a loop in
-a thread of its own makes and drops databases. Which server that is, is decided in `postgres`.
+Synchronous outside, so that it does not matter which plugin drives the test's event loop: one connection, on
+a loop in a thread of its own, makes and drops the databases. Which server that is, is decided in `postgres`.
 """
 
 from __future__ import annotations
@@ -9,53 +9,56 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import logging
 import secrets
 import threading
 from collections import deque
 from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from holdfast._sql import migrate, statements
+from holdfast.errors import ConfigurationError
+
 __all__ = ["Databases"]
 
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 T = TypeVar("T")
 
-logger = logging.getLogger("holdfast")
-
+_SCHEMA: Final = "holdfast"
+_OLDEST: Final = 15
 _AHEAD: Final = 2
-"""Databases made before they are asked for; each is some 8 MB on disk."""
+"""Databases made before anybody asks; each takes some 8 MB."""
 
-_TEMPLATE_LOCK: Final = 0x686F6C64
-_SESSION_LOCK: Final = 0x686F6C65
-"""First halves of advisory locks: "hold", and its neighbour."""
+# First halves of advisory locks ("hold", and what follows); the second are a session's tag or a fingerprint.
+_SESSION: Final = 0x686F6C64
+_TEMPLATE: Final = _SESSION + 1
+_BUILD: Final = _SESSION + 2
 
 
 class Databases:
-    """Makes databases on one server, and drops those that are left when it is left.
+    """Makes databases on one server, and drops what is left of them when it is left.
 
-    Thread-safe and synchronous. What a killed session could not drop, the next one does.
+    Safe to use from any thread, and together with other sessions on the same server. What a killed session
+    could not drop, the next one does.
     """
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._tag = secrets.token_hex(4)
-        self._numbers = itertools.count(1)
-        self._ready: deque[Future[str]] = deque()
-        self._template: str | None = None
+        self._worker = _Worker(dsn)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="holdfast test databases", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="holdfast databases", daemon=True)
+        self._ready: deque[Future[str]] = deque()
+        self._dsn = dsn
 
     def __repr__(self) -> str:
-        return f"<Databases: session {self._tag}>"
+        return f"<Databases: {len(self._ready)} ready>"
 
     def __enter__(self) -> Databases:
         self._thread.start()
         try:
-            self._submit(self._open()).result()
+            self._submit(self._worker.open()).result()
         except BaseException:
             self._stop()
             raise
@@ -63,30 +66,26 @@ class Databases:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._submit(self._close()).result()
+            self._submit(self._worker.close()).result()
         finally:
             self._stop()
 
     def take(self, *, migrated: bool = True) -> str:
-        """The DSN of a database nobody has used; with the schema `holdfast` in it, unless `migrated` is false."""
+        """The DSN of a new database: with the schema `holdfast` in it, or, not `migrated`, with nothing."""
         if not migrated:
-            return self._url(self._submit(self._make("template0")).result())
-        if not self._ready:
-            self._prepare()
+            return _with_database(self._dsn, self._submit(self._worker.create_empty()).result())
+        self._prepare(1)
         name = self._ready.popleft().result()
-        while len(self._ready) < _AHEAD:
-            self._prepare()
-        return self._url(name)
+        self._prepare(_AHEAD)
+        return _with_database(self._dsn, name)
 
     def give_back(self, dsn: str) -> None:
         """Drops it in the background, whoever is still connected."""
-        self._submit(self._drop(urlsplit(dsn).path.removeprefix("/")))
+        self._submit(self._worker.drop(urlsplit(dsn).path.removeprefix("/")))
 
-    def _url(self, database: str) -> str:
-        return urlunsplit(urlsplit(self._dsn)._replace(path=f"/{database}"))
-
-    def _prepare(self) -> None:
-        self._ready.append(self._submit(self._copy()))
+    def _prepare(self, wanted: int) -> None:
+        while len(self._ready) < wanted:
+            self._ready.append(self._submit(self._worker.create()))
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -96,86 +95,123 @@ class Databases:
         self._thread.join()
         self._loop.close()
 
-    async def _open(self) -> None:
+
+class _Worker:
+    """What happens on the loop: one thing at a time, on one connection.
+
+    The names hold the maintenance database's oid, because advisory locks only count within a database.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._tag = secrets.token_hex(4)
+        self._fingerprint = _fingerprint()
+        self._oid = 0
+        self._numbers = itertools.count(1)
         self._turn = asyncio.Lock()
-        self._connection = await asyncpg.connect(self._dsn)
-        await self._connection.execute(
-            "select pg_advisory_lock_shared($1, $2)", _SESSION_LOCK, _number(self._tag)
-        )
-        await self._sweep()
+        self._connection: Connection | None = None
+        self._template: str | None = None
 
-    async def _close(self) -> None:
-        async with self._turn:
-            for name in await self._list(f"holdfast_test_{self._tag}_"):
-                await self._connection.execute(f'drop database if exists "{name}" with (force)')
-            await self._connection.close()
-
-    async def _sweep(self) -> None:
-        """Drops what belongs to sessions that are gone: their lock on their tag fell with them."""
-        for name in await self._list("holdfast_test_"):
-            tag = name.split("_")[2]
-            if await self._connection.fetchval("select pg_try_advisory_lock($1, $2)", _SESSION_LOCK, _number(tag)):
-                await self._connection.execute(f'drop database if exists "{name}" with (force)')
-                await self._connection.execute("select pg_advisory_unlock($1, $2)", _SESSION_LOCK, _number(tag))
-
-    async def _list(self, prefix: str) -> list[str]:
-        rows = await self._connection.fetch("select datname from pg_database where starts_with(datname, $1)", prefix)
-        return [row["datname"] for row in rows]
-
-    async def _copy(self) -> str:
-        async with self._turn:
-            if self._template is None:
-                self._template = await self._prepare_template()
-        return await self._make(self._template)
-
-    async def _make(self, template: str) -> str:
-        name = f"holdfast_test_{self._tag}_{next(self._numbers)}"
-        async with self._turn:
-            await self._connection.execute(f'create database "{name}" template "{template}" strategy file_copy')
-        return name
-
-    async def _drop(self, name: str) -> None:
-        async with self._turn:
-            await self._connection.execute(f'drop database if exists "{name}" with (force)')
-
-    async def _prepare_template(self) -> str:
-        """Named by the text of the schema, so that sessions of one version share it, and only they."""
-        name = f"holdfast_template_{_fingerprint()}"
-        key = _number(name.rsplit("_", 1)[1])
-        await self._connection.execute("select pg_advisory_lock($1, $2)", _TEMPLATE_LOCK, key)
+    async def open(self) -> None:
+        connection = await self._connect()
         try:
-            if name not in await self._list(name):
-                await self._build(name)
-        finally:
-            await self._connection.execute("select pg_advisory_unlock($1, $2)", _TEMPLATE_LOCK, key)
-        return name
-
-    async def _build(self, name: str) -> None:
-        draft = f"holdfast_test_{self._tag}_template"
-        await self._connection.execute(f'create database "{draft}" template template0 strategy file_copy')
-        connection = await asyncpg.connect(self._url(draft))
-        try:
-            await _migrate(connection)
-        finally:
+            if connection.get_server_version().major < _OLDEST:
+                raise ConfigurationError(f"the tests need a PostgreSQL {_OLDEST} or newer")
+            await self._sweep(connection, "holdfast_test", _SESSION)
+            await self._sweep(connection, "holdfast_template", _TEMPLATE)
+        except BaseException:
             await connection.close()
-        # Renamed when it is whole, so that a session killed half way leaves no half a template.
-        await self._connection.execute(f'alter database "{draft}" rename to "{name}"')
-        await self._connection.execute(f'alter database "{name}" allow_connections false')
+            raise
+
+    async def close(self) -> None:
+        async with self._turn:
+            connection = await self._connect()
+            for name in await _list(connection, f"holdfast_test_{self._oid}_{self._tag}_[0-9]+"):
+                await _drop(connection, name)
+            await connection.close()
+
+    async def create(self) -> str:
+        async with self._turn:
+            connection = await self._connect()
+            if self._template is None:
+                self._template = await self._find_template(connection)
+            return await self._copy(connection, self._template)
+
+    async def create_empty(self) -> str:
+        async with self._turn:
+            return await self._copy(await self._connect(), "template0")
+
+    async def drop(self, name: str) -> None:
+        async with self._turn:
+            await _drop(await self._connect(), name)
+
+    async def _connect(self) -> Connection:
+        """Again if need be: some tests end every session there is."""
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(self._dsn)
+            self._oid = await self._connection.fetchval(
+                "select oid from pg_database where datname = current_database()"
+            )
+            await _call(self._connection, "pg_advisory_lock_shared", _SESSION, self._tag)
+            await _call(self._connection, "pg_advisory_lock_shared", _TEMPLATE, self._fingerprint)
+        return self._connection
+
+    async def _sweep(self, connection: Connection, kind: str, lock: int) -> None:
+        """Drops what only sessions that are gone have used: their locks fell with them."""
+        for name in await _list(connection, f"{kind}_{self._oid}_[0-9a-f]{{8}}(_[0-9]+)?"):
+            owner = name.split("_")[3]
+            if owner != self._fingerprint and await _call(connection, "pg_try_advisory_lock", lock, owner):
+                await _drop(connection, name)
+                await _call(connection, "pg_advisory_unlock", lock, owner)
+
+    async def _copy(self, connection: Connection, template: str) -> str:
+        name = f"holdfast_test_{self._oid}_{self._tag}_{next(self._numbers)}"
+        # As files and not through the log: a third of the time where nothing is flushed.
+        await connection.execute(f'create database "{name}" template "{template}" strategy file_copy')
+        return name
+
+    async def _find_template(self, connection: Connection) -> str:
+        """One for all sessions with this text of the schema; it stays, and the next session starts warm."""
+        name = f"holdfast_template_{self._oid}_{self._fingerprint}"
+        await _call(connection, "pg_advisory_lock", _BUILD, self._fingerprint)
+        try:
+            if not await _list(connection, name):
+                await self._build(connection, name)
+        finally:
+            await _call(connection, "pg_advisory_unlock", _BUILD, self._fingerprint)
+        return name
+
+    async def _build(self, connection: Connection, name: str) -> None:
+        draft = await self._copy(connection, "template0")
+        within = await asyncpg.connect(_with_database(self._dsn, draft))
+        try:
+            await migrate.migrate(within, _SCHEMA)
+        finally:
+            await within.close()
+        # Under its name only when it is whole: nobody finds the half of a session that was killed.
+        await connection.execute(f'alter database "{draft}" allow_connections false')
+        await connection.execute(f'alter database "{draft}" rename to "{name}"')
 
 
-def _number(tag: str) -> int:
-    """Eight hexadecimal digits as PostgreSQL's integer."""
-    return int.from_bytes(bytes.fromhex(tag), signed=True)
+async def _list(connection: Connection, pattern: str) -> list[str]:
+    rows = await connection.fetch("select datname from pg_database where datname ~ $1", f"^{pattern}$")
+    return [row["datname"] for row in rows]
+
+
+async def _drop(connection: Connection, name: str) -> None:
+    await connection.execute(f'drop database if exists "{name}" with (force)')
+
+
+async def _call(connection: Connection, function: str, lock: int, tag: str) -> bool | None:
+    number = int.from_bytes(bytes.fromhex(tag), signed=True)
+    result: bool | None = await connection.fetchval(f"select {function}($1, $2)", lock, number)
+    return result
 
 
 def _fingerprint() -> str:
-    from holdfast._sql import statements
-
-    schema = repr((statements.migrations("holdfast"), statements.functions("holdfast")))
-    return hashlib.sha256(schema.encode()).hexdigest()[:8]
+    texts = repr((statements.migrations(_SCHEMA), statements.functions(_SCHEMA)))
+    return hashlib.sha256(texts.encode()).hexdigest()[:8]
 
 
-async def _migrate(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    from holdfast._sql.migrate import migrate
-
-    await migrate(connection, "holdfast")
+def _with_database(dsn: str, database: str) -> str:
+    return urlunsplit(urlsplit(dsn)._replace(path=f"/{database}"))
