@@ -82,8 +82,11 @@ class ErrorRegistry:
 
 def encode(error: BaseException) -> bytes:
     """The JSON of an exception, with its traceback as text, its causes, and the errors it groups."""
-    data = _to_json(_describe(error, _MAX_DEPTH))
-    return data if len(data) <= _MAX_BYTES else _to_json(_describe(error, 0))
+    for depth in (_MAX_DEPTH, 1):
+        data = _to_json(_describe(error, depth))
+        if len(data) <= _MAX_BYTES:
+            return data
+    return _to_json(_describe(error, 0))
 
 
 _to_json: Final = msgspec.json.Encoder().encode
