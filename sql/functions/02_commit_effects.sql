@@ -6,9 +6,10 @@
 -- They are plpgsql because a session keeps the plans of plpgsql and, before PostgreSQL 18, plans SQL functions anew each time.
 
 -- Workflows that begin. Says something only of those it did not create.
--- code 6: the id belongs to another workflow; 11: it exists and is attached to, note = its name.
+-- code 6: the id belongs to another workflow; 11: it exists and is attached to, note = its name;
+-- 12: it was to run here, but this executor has lost its lease: it is enqueued instead.
 create or replace function holdfast.commit_starts(
-    me integer, owned text[], done integer[], places integer[], runs integer[], steps text[], ids text[], names text[],
+    me integer, alive boolean, owned text[], done integer[], places integer[], runs integer[], steps text[], ids text[], names text[],
     tokens uuid[], heres boolean[], implieds boolean[], inputs bytea[], timeouts double precision[], version text
 ) returns table (r_place integer, r_code smallint, r_note text)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
@@ -21,17 +22,21 @@ begin
     where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done);
     insert into holdfast.workflows (id, name, status, executor_id, epoch, claims, start_token, parent_id, parent_step,
         app_version, input, deadline, created_at, started_at)
-    select s.id, s.name, case when s.here then 2 else 0 end, case when s.here then me end,
-        case when s.here then 1 else 0 end, case when s.here then 1 else 0 end, s.token,
+    select s.id, s.name, case when s.here and alive then 2 else 0 end, case when s.here and alive then me end,
+        case when s.here and alive then 1 else 0 end, case when s.here and alive then 1 else 0 end, s.token,
         case when s.run > 0 then owned[s.run] end, s.step, version, s.input,
-        case when s.here then holdfast.now() + make_interval(secs => s.timeout) end,
-        holdfast.now(), case when s.here then holdfast.now() end
+        case when s.here and alive then holdfast.now() + make_interval(secs => s.timeout) end,
+        holdfast.now(), case when s.here and alive then holdfast.now() end
     from unnest(places, runs, steps, ids, names, tokens, heres, inputs, timeouts)
         as s (place, run, step, id, name, token, here, input, timeout)
     where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done)
     order by s.id, s.place
     on conflict do nothing;
     get diagnostics created = row_count;
+    if not alive then
+        return query
+        select s.place, 12::smallint, null::text from unnest(places, heres) as s (place, here) where s.here;
+    end if;
     if created < wanted then
         return query
         select s.place, (case

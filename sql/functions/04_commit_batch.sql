@@ -34,12 +34,17 @@ declare
     base bigint;
     owned text[] := '{}';
     done integer[] := '{}';
+    alive boolean := false;
     refused record;
 begin
     perform pg_advisory_xact_lock(lane);
     base := nextval('holdfast.batches') * 8192;
+    if me is not null and (cardinality(run_id) > 0 or true = any (start_here)) then
+        perform pg_advisory_xact_lock_shared(hashtext('holdfast.fence'), me);
+        alive := exists (select from holdfast.executors e where e.id = me and e.fenced_at is null);
+    end if;
     if cardinality(run_id) > 0 then
-        owned := holdfast.owned_runs(me, run_id, run_epoch);
+        owned := holdfast.owned_runs(me, alive, run_id, run_epoch);
         return query
         select -lost.place::integer, 12::smallint, null::bytea, null::text, null::double precision
         from unnest(owned) with ordinality as lost (id, place) where lost.id is null;
@@ -55,7 +60,7 @@ begin
             where s.workflow_id = owned[r.run] and s.step_id = r.step and s.finished_at is not null limit 1) s;
     end if;
     if cardinality(start_place) > 0 then
-        for refused in select * from holdfast.commit_starts(me, owned, done, start_place, start_run, start_step, start_id,
+        for refused in select * from holdfast.commit_starts(me, alive, owned, done, start_place, start_run, start_step, start_id,
             start_name, start_token, start_here, start_implied, start_input, start_timeout, app_version)
         loop
             place := refused.r_place; code := refused.r_code; note := refused.r_note; return next;
@@ -124,13 +129,12 @@ begin
 end
 $$;
 
--- The workflows of a batch that this executor may write, NULL in the place of each that it has lost. Holds the fence, shared.
-create or replace function holdfast.owned_runs(me integer, run_id text[], run_epoch integer[]) returns text[]
+-- The workflows of a batch that this executor may write, NULL in the place of each that it has lost.
+create or replace function holdfast.owned_runs(me integer, alive boolean, run_id text[], run_epoch integer[]) returns text[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
 begin
-    perform pg_advisory_xact_lock_shared(hashtext('holdfast.fence'), me);
-    if not exists (select from holdfast.executors e where e.id = me and e.fenced_at is null) then
+    if not alive then
         return array_fill(null::text, array[cardinality(run_id)]);
     end if;
     return (

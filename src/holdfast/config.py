@@ -8,12 +8,13 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Final
 
 from holdfast.errors import ConfigurationError
 from holdfast.types import PayloadCodec
 
-__all__ = ["MAX_PAYLOAD_HARD", "Settings", "check_schema_name", "resolve_dsn"]
+__all__ = ["MAX_PAYLOAD_HARD", "Settings", "check_schema_name", "resolve_dsn", "seconds_of"]
 
 MAX_PAYLOAD_HARD: Final = 16 * 1024 * 1024
 """No setting lifts the limit of a payload over these bytes of JSON [K2]."""
@@ -157,3 +158,21 @@ def check_schema_name(name: str) -> str:
             f"at most 63 characters long, not {name!r:.80}"
         )
     return name
+
+
+def seconds_of(duration: "float | timedelta | None") -> float | None:
+    """A duration in seconds, from the two ways of giving one; None stays None.
+
+    Raises:
+        ValueError: if it is negative or not a finite number.
+        TypeError: if it is no duration at all.
+    """
+    if duration is None:
+        return None
+    if isinstance(duration, timedelta):
+        duration = duration.total_seconds()
+    if isinstance(duration, bool) or not isinstance(duration, (int, float)):
+        raise TypeError(f"a duration is a number of seconds or a timedelta, not {type(duration).__name__}")
+    if not math.isfinite(duration) or duration < 0:
+        raise ValueError("a duration must be a finite number of seconds, not negative")
+    return float(duration)

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from holdfast import _clock, _keys
 from holdfast._backoff import delays
+from holdfast._codec import Codec, ErrorRegistry
 from holdfast._engine.listener import Listener, ListenerStatistics
 from holdfast._engine.lookups import Lookups, LookupStatistics
 from holdfast._engine.pool import Pool, PoolStatistics
@@ -21,6 +22,7 @@ from holdfast._store import executors
 from holdfast._store.connection import Connection, ConnectionLost, Retryable, deadline
 from holdfast.config import Settings
 from holdfast.errors import DatabaseUnavailable
+from holdfast.types import PayloadContext
 
 AWAY = "the database did not answer for as long as Settings.database_patience allows"
 CALL_DEADLINE = 15.0
@@ -65,9 +67,12 @@ class Engine:
         listen_dsn: str | None = None,
         schema: str,
         settings: Settings,
+        errors: ErrorRegistry,
         app_version: str | None = None,
         migrate: bool = True,
     ) -> None:
+        self.codec = Codec(schema, settings.max_payload, settings.codec)
+        self.errors = errors
         self.id = secrets.token_hex(8)
         self.schema = schema
         self.settings = settings
@@ -139,6 +144,10 @@ class Engine:
                     group.create_task(lane.run(), name=f"holdfast writer {lane.number}")
         finally:
             await self.pool.aclose()
+
+    def context(self, workflow_id: str, kind: str, name: str = "") -> PayloadContext:
+        """The identity of a payload: what a codec is told."""
+        return PayloadContext(schema=self.schema, workflow_id=workflow_id, kind=kind, name=name)
 
     def statistics(self) -> Statistics:
         """Counts of all the parts."""

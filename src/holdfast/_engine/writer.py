@@ -120,7 +120,11 @@ class Writer:
         answers = await _outlast(submission.late)
         record = undo(answers) if undo and answers is not None else None
         if record is not None:
-            await _outlast(self.lane(record.lane).put(record).future)
+            await self.insist(record)
+
+    async def insist(self, record: Record) -> Answers | None:
+        """Commits a record that must not be withdrawn, through any cancelling; None if it failed."""
+        return await _outlast(self.lane(record.lane).put(record).future)
 
     def statistics(self) -> WriterStatistics:
         """What has been committed so far, over all lanes."""

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from contextvars import Context, copy_context
 
 from holdfast import _keys, _observe
-from holdfast._codec import Codec, ErrorRegistry
 from holdfast._engine.engine import Engine
 from holdfast._engine.waiters import Waiters
 from holdfast._engine.writer import RecordRejected, Writer
@@ -24,7 +23,7 @@ from holdfast._store.connection import Connection
 from holdfast._store.steps import JournalRow
 from holdfast._store.workflows import Claimed
 from holdfast.errors import DatabaseUnavailable, PayloadError
-from holdfast.types import PayloadContext, Status
+from holdfast.types import Status
 
 MOST_CLAIMED = 500
 """Workflows taken in one claim, and journals read in one query."""
@@ -38,13 +37,10 @@ Outcome = tuple[Status, bytes | None]
 class Executor:
     """The runs of this process. `run` is a task of the runtime's group."""
 
-    def __init__(
-        self, engine: Engine, registry: Registry, codec: Codec, errors: ErrorRegistry, name: str, app_version: str | None
-    ) -> None:
+    def __init__(self, engine: Engine, registry: Registry, name: str, app_version: str | None) -> None:
         self.engine = engine
         self.registry = registry
-        self.codec = codec
-        self.errors = errors
+        self.codec = engine.codec
         self.runs: dict[str, Run] = {}
         self.lease = Lease(engine, self, name, app_version)
         engine.heart = self.lease
@@ -65,10 +61,6 @@ class Executor:
     def waiters(self) -> Waiters:
         """Where runs wait."""
         return self.engine.waiters
-
-    def context(self, workflow_id: str, kind: str, name: str = "") -> PayloadContext:
-        """The identity of a payload."""
-        return PayloadContext(schema=self.engine.schema, workflow_id=workflow_id, kind=kind, name=name)
 
     # The life of the executor
 
@@ -207,7 +199,7 @@ class Executor:
         failure: BaseException | None = None
         try:
             args, kwargs = self.codec.decode_call(
-                data, definition.parameters, self.context(run.workflow_id, "input", definition.name)
+                data, definition.parameters, self.engine.context(run.workflow_id, "input", definition.name)
             )
             value = await definition.fn(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit):
@@ -223,15 +215,15 @@ class Executor:
             return self._cancelled(run)
         if failure is None:
             try:
-                return Status.SUCCESS, self.codec.encode(value, self.context(run.workflow_id, "output"))
+                return Status.SUCCESS, self.codec.encode(value, self.engine.context(run.workflow_id, "output"))
             except PayloadError as error:
                 failure = error
-        return Status.ERROR, self.codec.encode_error(failure, self.context(run.workflow_id, "error"))
+        return Status.ERROR, self.codec.encode_error(failure, self.engine.context(run.workflow_id, "error"))
 
     def _cancelled(self, run: Run) -> Outcome:
         if run.cause is None:
             return Status.CANCELLED, None
-        return Status.CANCELLED, self.codec.encode_error(run.cause, self.context(run.workflow_id, "error"))
+        return Status.CANCELLED, self.codec.encode_error(run.cause, self.engine.context(run.workflow_id, "error"))
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
         """Records the outcome [W7]; without a database the workflow stays PENDING and is recovered later."""
@@ -242,11 +234,15 @@ class Executor:
         except DatabaseUnavailable:
             logger.error("the outcome of workflow %r could not be recorded; it will be recovered", run.workflow_id)
         except RecordRejected as error:
-            refused = self.codec.encode_error(error, self.context(run.workflow_id, "error"))
+            refused = self.codec.encode_error(error, self.engine.context(run.workflow_id, "error"))
             await self.writer.commit(End(owner=run.owner, status=Status.ERROR.code, output=refused))
         else:
             _observe.point("finish.after_commit")
             _observe.signal("workflow.finished", workflow_id=run.workflow_id, status=status)
+
+    def give_up(self) -> None:
+        """The database cannot be written to: begins anew as another executor, once it can be."""
+        self.lease.lose("records could not be committed")
 
     def lose(self, run: Run) -> None:
         """The database says that this executor no longer owns the workflow [W14]."""

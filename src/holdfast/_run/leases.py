@@ -68,7 +68,7 @@ class Lease:
         if self._released:
             return
         if executor is None or executor != self.executor or not beat.alive:
-            self._lose("another process has fenced it")
+            self.lose("another process has fenced it")
             await self._register(connection)
         else:
             self._extend(sent)
@@ -113,9 +113,10 @@ class Lease:
         self._expiry = asyncio.get_running_loop().call_later(remaining, self._expire)
 
     def _expire(self) -> None:
-        self._lose(f"its heartbeat could not be renewed for {self._engine.settings.lease:g} s")
+        self.lose(f"its heartbeat could not be renewed for {self._engine.settings.lease:g} s")
 
-    def _lose(self, why: str) -> None:
+    def lose(self, why: str) -> None:
+        """Stops everything; the next heartbeat that gets through makes this process another executor."""
         self._cancel_expiry()
         executor, self.executor = self.executor, None
         self._engine.writer.executor = None

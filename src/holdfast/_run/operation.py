@@ -17,9 +17,10 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, ClassVar, Generic, TypeVar
 
 from holdfast import _clock
+from holdfast._engine.writer import RecordRejected
 from holdfast._run.context import Branch
 from holdfast._run.run import Run, mismatch
-from holdfast._store.commits import Answer, Claim, Claims, Code
+from holdfast._store.commits import Answer, Claim, Claims, Code, Journaled
 from holdfast._store.steps import JournalRow
 
 T = TypeVar("T")
@@ -36,6 +37,9 @@ class Operation(Generic[T_co]):
     kind: ClassVar[str]
     name: str
 
+    def prepare(self, run: Run) -> None:
+        """Raises what is wrong with the arguments, before anything else; the same on a replay."""
+
     async def perform(self, run: Run, step_id: str) -> Answer:
         """Does it for the first time; returns once the answer is committed."""
         raise NotImplementedError
@@ -43,6 +47,12 @@ class Operation(Generic[T_co]):
     def conclude(self, run: Run, answer: Answer) -> T_co:
         """The value of the call, or its exception, from a recorded answer. Pure, but for decoding."""
         raise NotImplementedError
+
+    def failure(self, run: Run, answer: Answer) -> BaseException:
+        """The recorded error of this call, rebuilt [W6]."""
+        assert answer.payload is not None, "an error is recorded with its description"
+        engine = run.executor.engine
+        return engine.codec.decode_error(answer.payload, engine.context(run.workflow_id, "error", self.name), engine.errors)
 
 
 class Wait(Coroutine[Any, Any, T_co], Generic[T_co]):
@@ -121,6 +131,8 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
             if record.finished:
                 await _in_turn(run, run.turns.replay(step_id))
                 return operation.conclude(run, _answer(record))
+    operation.prepare(run)
+    if run.turns.replaying:
         await _in_turn(run, run.turns.hold())
     run.check()
     return operation.conclude(run, await _perform(run, step_id, operation))
@@ -129,7 +141,10 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
 async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
     run.outstanding[step_id] = None
     try:
-        answer = await operation.perform(run, step_id)
+        try:
+            answer = await operation.perform(run, step_id)
+        except RecordRejected as error:
+            answer = await _record_rejection(run, step_id, operation, error)
         await _in_turn(run, run.turns.go_on())
     except asyncio.CancelledError:
         run.check()
@@ -141,6 +156,22 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
     finally:
         del run.outstanding[step_id]
     return answer
+
+
+async def _record_rejection(run: Run, step_id: str, operation: Operation[Any], error: RecordRejected) -> Answer:
+    """A record that the database refuses is an outcome like any other: recorded as the error of its call."""
+    output = run.executor.codec.encode_error(error, run.executor.engine.context(run.workflow_id, "error", operation.name))
+    await run.commit(
+        Journaled(
+            owner=run.owner,
+            step_id=step_id,
+            kind=operation.kind,
+            name=operation.name,
+            outcome=Code.ERROR,
+            output=output,
+        )
+    )
+    return Answer(Code.ERROR, output)
 
 
 async def _in_turn(run: Run, turn: Coroutine[Any, Any, None]) -> None:

@@ -10,7 +10,7 @@ from holdfast.errors import RegistrationError
 class Definition:
     """The code of a workflow and the options given where it was defined."""
 
-    __slots__ = ("fn", "max_recoveries", "name", "parameters", "result_type", "timeout")
+    __slots__ = ("fn", "max_recoveries", "name", "parameters", "timeout")
 
     def __init__(
         self,

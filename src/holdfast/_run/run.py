@@ -16,7 +16,7 @@ from holdfast._run.registry import Definition
 from holdfast._run.turns import Turns
 from holdfast._store.commits import Code, Owner, Record
 from holdfast._store.steps import JournalRow
-from holdfast.errors import NondeterminismError, WorkflowStopped
+from holdfast.errors import DatabaseUnavailable, NondeterminismError, WorkflowStopped
 
 if TYPE_CHECKING:
     from holdfast._run.executor import Executor
@@ -89,6 +89,10 @@ class Run:
         except asyncio.CancelledError:
             self.check()
             raise
+        except DatabaseUnavailable:
+            # Nobody may see this inside a workflow: a replay would know nothing of it.
+            self.executor.give_up()
+            raise WorkflowStopped(f"the database is away; workflow {self.workflow_id!r} goes on when it is back") from None
         if answers[0].code is Code.LOST:
             self.executor.lose(self)
         self.check()

@@ -55,7 +55,8 @@ _SETTINGS: Final = {
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
 }
-_FORGETFUL: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# A commit still goes to the kernel, so that it survives a kill -9 of the server.
+_FORGETFUL: Final = {"fsync": "off", "full_page_writes": "off"}
 
 
 class _Postmaster(NamedTuple):

@@ -70,7 +70,7 @@ class DatabaseClock:
         if connection is None:
             raise RuntimeError("use the clock inside its `async with` block")
         seconds = offset.total_seconds()
-        ahead = f" + interval '{seconds} seconds'" if seconds else ""
+        ahead = f" + interval '{seconds:.6f} seconds'" if seconds else ""
         async with connection.transaction():
             await connection.execute(
                 f"create or replace function {self._schema}.now() returns timestamptz language sql volatile "

@@ -1,0 +1,313 @@
+"""Client: talks to workflows from anywhere. It runs none."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, Literal, TypeVar, overload
+from uuid import uuid4
+
+from holdfast import _keys
+from holdfast._api.lifecycle import Lifecycle
+from holdfast._codec import ErrorRegistry
+from holdfast._engine.engine import Engine, Statistics
+from holdfast._observe import point
+from holdfast._primitives import events, messages, streams
+from holdfast._primitives.events import Event
+from holdfast._primitives.handles import Handle, cancel_workflow, status_of, to_status
+from holdfast._primitives.messages import Topic
+from holdfast._primitives.streams import Reader, Stream
+from holdfast._primitives.workflows import Call, Workflow, WorkflowRef
+from holdfast._store.commits import Answer, Code, Start
+from holdfast._store.steps import StepRow, list_steps
+from holdfast._store.workflows import list_workflows, workflow_exists
+from holdfast.config import Settings, check_schema_name, seconds_of
+from holdfast.errors import WorkflowConflict, WorkflowNotFound
+from holdfast.types import MISSING, Status, StepInfo, WorkflowStatus
+
+T = TypeVar("T")
+D = TypeVar("D")
+R = TypeVar("R")
+Existing = Literal["attach", "raise"]
+
+
+class Client(Lifecycle):
+    """Starts workflows, sends to them, awaits and reads what they say. Inert until entered.
+
+    `dsn`: the argument, else HOLDFAST_DATABASE_URL, else DATABASE_URL, else the embedded PostgreSQL. `listen_dsn`: another
+    way to the same database for the listening connection, past a pooler. `errors`: exception classes to rebuild.
+    `migrate=False` checks the schema only.
+
+    Raises (when entered):
+        DatabaseUnavailable: if there was no database for `Settings.database_patience` seconds.
+        SchemaError: if the schema is not this version's and may not be migrated.
+        ConfigurationError: if there is no database to be found.
+
+    Example:
+        >>> async def pay(order: str) -> None:
+        ...     async with Client() as client:
+        ...         await client.send(order, {"amount": 100}, "payment")
+    """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        schema: str = "holdfast",
+        listen_dsn: str | None = None,
+        migrate: bool = True,
+        errors: Iterable[type[BaseException]] = (),
+        settings: Settings | None = None,
+    ) -> None:
+        super().__init__(dsn)
+        self._schema = check_schema_name(schema)
+        self._listen_dsn = listen_dsn
+        self._migrate = migrate
+        self._errors = ErrorRegistry(errors)
+        self._settings = settings or Settings()
+        self._app_version: str | None = None
+
+    def _build(self, dsn: str) -> Engine:
+        return Engine(
+            dsn,
+            listen_dsn=self._listen_dsn,
+            schema=self._schema,
+            settings=self._settings,
+            errors=self._errors,
+            app_version=self._app_version,
+            migrate=self._migrate,
+        )
+
+    async def _serve(self, started: asyncio.Event, stopping: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            engine = group.create_task(self.engine.run(started), name="holdfast engine")
+            await stopping.wait()
+            engine.cancel()
+
+    # Starting
+
+    async def start(
+        self,
+        call: Call[R],
+        *,
+        id: str | None = None,
+        timeout: float | timedelta | None = None,
+        on_existing: Existing = "attach",
+    ) -> Handle[R]:
+        """Starts a workflow; its row is committed when this returns [W1].
+
+        `id` is the idempotency key: the same id and workflow again attaches to the one that exists. `timeout`: seconds that
+        it may take, else what its definition says. What a client starts is taken by some runtime that knows the name.
+
+        Raises:
+            WorkflowConflict: if the id belongs to another workflow, or exists and `on_existing` is "raise".
+            PayloadNotSerializable, PayloadTooLarge, InvalidName: before anything is written.
+        """
+        if not isinstance(call, Call):
+            raise TypeError("start takes a call of a workflow, such as start(checkout(order))")
+        if on_existing not in ("attach", "raise"):
+            raise ValueError('on_existing is "attach" or "raise"')
+        workflow_id = _keys.new_workflow_id() if id is None else _keys.check_workflow_id(id)
+        seconds = seconds_of(timeout)
+        answer = await self._commit_start(call, workflow_id, seconds)
+        if answer.code is Code.CONFLICT:
+            raise WorkflowConflict(
+                workflow_id, f"workflow {workflow_id!r} exists, and is a {answer.note!r}, not a {call.name!r}"
+            )
+        if answer.code is Code.ATTACHED and on_existing == "raise":
+            raise WorkflowConflict(workflow_id, f"workflow {workflow_id!r} exists already")
+        return Handle(self.engine, workflow_id, call.result_type)
+
+    async def _commit_start(self, call: Call[Any], workflow_id: str, timeout: float | None) -> Answer:
+        record = self._start_record(call, workflow_id, timeout, here=False)
+        point("outside_start.before_commit")
+        (answer,) = await self.engine.writer.commit(record)
+        point("outside_start.after_commit")
+        return answer
+
+    def _start_record(self, call: Call[Any], workflow_id: str, timeout: float | None, *, here: bool) -> Start:
+        engine = self.engine
+        data = engine.codec.encode_call(call.args, call.kwargs, engine.context(workflow_id, "input", call.name))
+        if timeout is None and call.target is not None:
+            timeout = call.target.timeout
+        return Start(id=workflow_id, name=call.name, token=uuid4(), here=here, input=data, timeout=timeout)
+
+    async def run(
+        self,
+        call: Call[R],
+        *,
+        id: str | None = None,
+        timeout: float | timedelta | None = None,
+        on_existing: Existing = "attach",
+    ) -> R:
+        """Starts a workflow and waits for its result: `start` and `Handle.result` in one."""
+        handle = await self.start(call, id=id, timeout=timeout, on_existing=on_existing)
+        return await handle.result()
+
+    @overload
+    def handle(self, workflow: Workflow[Any, R] | WorkflowRef[Any, R], id: str, /) -> Handle[R]: ...
+    @overload
+    def handle(self, workflow: str, /) -> Handle[Any]: ...
+    def handle(self, workflow: Any, id: str | None = None, /) -> Handle[Any]:
+        """A handle of a workflow by its id, typed when the workflow is given first; no I/O."""
+        if id is None:
+            return Handle(self.engine, workflow, Any)
+        if isinstance(workflow, Workflow):
+            return Handle(self.engine, id, workflow.definition.parameters.returns)
+        return Handle(self.engine, id, workflow.result_type)
+
+    # Talking
+
+    async def send(
+        self, workflow_id: str, message: Any, topic: str | Topic[Any] | None = None, *, key: str | None = None
+    ) -> None:
+        """Sends a message: committed when this returns, and receivable in whatever process the workflow runs [M1].
+
+        At least once by nature, if this process dies in between and sends again; with `key` exactly once per destination
+        [M3]. A lost connection in between never doubles it.
+
+        Raises:
+            WorkflowNotFound: if there is no such workflow [M2].
+            WorkflowFinished: if it has ended (SUCCESS or ERROR) [M2].
+            PayloadNotSerializable, PayloadTooLarge, InvalidName: before anything is written.
+        """
+        await messages.send_from_outside(self.engine, workflow_id, message, topic, key)
+
+    @overload
+    async def get_event(
+        self, workflow_id: str, key: Event[T], *, timeout: float | timedelta | None = None
+    ) -> T: ...
+    @overload
+    async def get_event(
+        self, workflow_id: str, key: Event[T], *, timeout: float | timedelta | None = None, default: D
+    ) -> T | D: ...
+    @overload
+    async def get_event(
+        self,
+        workflow_id: str,
+        key: str,
+        *,
+        timeout: float | timedelta | None = None,
+        default: Any = ...,
+        type: Any = ...,
+    ) -> Any: ...
+    async def get_event(
+        self,
+        workflow_id: str,
+        key: str | Event[Any],
+        *,
+        timeout: float | timedelta | None = None,
+        default: Any = MISSING,
+        type: Any = Any,
+    ) -> Any:
+        """The latest value that a workflow has published under a key; waits until there is one, at most `timeout` seconds
+        [E2]. The workflow of this id need not exist yet.
+
+        Raises:
+            WaitTimeout: if there was none in time and there is no `default`.
+            WorkflowFinished: if the workflow is no longer active and has not set it, `default` or not.
+            PayloadDecodeError: if the value does not fit the type.
+        """
+        name, kind = events.name_and_type(key, "event key", type)
+        _keys.check_workflow_id(workflow_id)
+        return await events.get_event_outside(self.engine, workflow_id, name, seconds_of(timeout), default, kind)
+
+    @overload
+    def watch_event(self, workflow_id: str, key: Event[T]) -> AsyncIterator[T]: ...
+    @overload
+    def watch_event(self, workflow_id: str, key: str, type: Any = ...) -> AsyncIterator[Any]: ...
+    def watch_event(self, workflow_id: str, key: str | Event[Any], type: Any = Any) -> AsyncIterator[Any]:
+        """An event's value now, then every change in the order of revisions; a slow watcher skips to the latest. Ends when
+        the workflow is no longer active, after the last value [E5]."""
+        return events.watch(self.engine, workflow_id, key, type)
+
+    async def get_events(self, workflow_id: str, history: bool = False) -> dict[str, Any]:
+        """Every event of a workflow: the latest values by key, or with `history` lists of `(revision, value)`.
+
+        Raises:
+            WorkflowNotFound: if there is no such workflow.
+        """
+        found = await events.all_events(self.engine, workflow_id, history=history)
+        if not found:
+            await self._check_exists(workflow_id)
+        return found
+
+    @overload
+    def read_stream(self, workflow_id: str, key: Stream[T], *, after: int | None = None) -> Reader[T]: ...
+    @overload
+    def read_stream(
+        self, workflow_id: str, key: str, *, after: int | None = None, type: Any = ...
+    ) -> Reader[Any]: ...
+    def read_stream(
+        self, workflow_id: str, key: str | Stream[Any], *, after: int | None = None, type: Any = Any
+    ) -> Reader[Any]:
+        """Reads a stream from its beginning, or behind offset `after`, live until it ends [S4, S5]. No I/O until iterated.
+
+        Raises (when iterated):
+            WorkflowNotFound: if there is no such workflow.
+        """
+        return streams.open_reader(self.engine, workflow_id, key, after=after, type=type)
+
+    # Managing and looking
+
+    async def cancel(self, workflow_id: str) -> bool:
+        """Asks a workflow and its children to end [W10]; was it active?
+
+        Raises:
+            WorkflowNotFound: if there is none of this id.
+        """
+        return await cancel_workflow(self.engine, workflow_id)
+
+    async def status(self, workflow_id: str) -> WorkflowStatus:
+        """How a workflow stands now.
+
+        Raises:
+            WorkflowNotFound: if there is none of this id.
+        """
+        return await status_of(self.engine, workflow_id)
+
+    async def list(
+        self, *, name: str | None = None, status: Status | str | None = None, limit: int = 100
+    ) -> Sequence[WorkflowStatus]:
+        """Workflows, newest first; of a name, in a status."""
+        code = None if status is None else Status(status).code
+        engine = self.engine
+        rows = await engine.ask(lambda c: list_workflows(c, engine.sql, name, code, limit))
+        return [to_status(engine, row) for row in rows]
+
+    async def steps(self, workflow_id: str) -> Sequence[StepInfo]:
+        """The journal of a workflow: completed calls in their order, then those that wait.
+
+        Raises:
+            WorkflowNotFound: if there is none of this id.
+        """
+        _keys.check_workflow_id(workflow_id)
+        engine = self.engine
+        rows = await engine.ask(lambda c: list_steps(c, engine.sql, workflow_id))
+        if not rows:
+            await self._check_exists(workflow_id)
+        return [self._step_info(workflow_id, row) for row in rows]
+
+    def _step_info(self, workflow_id: str, row: StepRow) -> StepInfo:
+        error = None
+        if row.outcome == Code.ERROR and row.output is not None:
+            context = self.engine.context(row.target or workflow_id, "error", "" if row.target else row.name)
+            error = self.engine.codec.describe_error(row.output, context)
+        elif row.outcome not in (None, Code.VALUE):
+            error = Code(row.outcome or 0).name.lower().replace("_", " ")
+        return StepInfo(
+            step_id=row.step_id,
+            kind=row.kind,
+            name=row.name,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            error=error,
+        )
+
+    async def _check_exists(self, workflow_id: str) -> None:
+        engine = self.engine
+        if not await engine.ask(lambda c: workflow_exists(c, engine.sql, workflow_id)):
+            raise WorkflowNotFound(workflow_id)
+
+    def statistics(self) -> Statistics:
+        """Counts of the machinery: batches, records, waiters, bells, connections."""
+        return self.engine.statistics()

@@ -1,0 +1,42 @@
+"""What typed channels have in common: a name, and the type written in the brackets.
+
+A channel is inert: it opens nothing, belongs to no runtime and may be made at import, in any number of processes.
+"""
+
+from typing import Any, Generic, TypeVar, get_args
+
+from holdfast import _keys
+
+T = TypeVar("T")
+
+
+class Channel(Generic[T]):
+    """A name for values of one type; `Topic`, `Event` and `Stream` are its kinds."""
+
+    __slots__ = ("__orig_class__", "__weakref__", "name")
+    noun = "channel"
+
+    def __init__(self, name: str) -> None:
+        self.name = _keys.check_name(name, self.noun)
+
+    @property
+    def type(self) -> Any:
+        """The type of the values: what stands in the brackets, `Any` without them."""
+        alias = getattr(self, "__orig_class__", None)
+        return get_args(alias)[0] if alias is not None else Any
+
+    def __repr__(self) -> str:
+        inside = self.type
+        shown = "" if inside is Any else f"[{getattr(inside, '__name__', inside)}]"
+        return f"{type(self).__name__}{shown}({self.name!r})"
+
+
+def name_and_type(channel: "str | Channel[Any]", noun: str, given: Any) -> tuple[str, Any]:
+    """The name and the type of values, from a channel or from a name and a type.
+
+    Raises:
+        InvalidName: if the name cannot be one [K1].
+    """
+    if isinstance(channel, Channel):
+        return channel.name, channel.type if given is Any else given
+    return _keys.check_name(channel, noun), given

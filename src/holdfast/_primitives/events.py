@@ -1,0 +1,274 @@
+"""Events: key-values that a workflow publishes and others await. Every value keeps its revision; readers get the latest."""
+
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar, Generic, TypeVar, overload
+from uuid import uuid4
+
+from holdfast import _clock, _keys
+from holdfast._engine.engine import Engine
+from holdfast._observe import point
+from holdfast._primitives.channels import Channel, name_and_type
+from holdfast._run.context import Branch, StepScope, current_scope
+from holdfast._run.operation import Operation, Wait, call, claim
+from holdfast._run.run import Run
+from holdfast._store.commits import Answer, Claim, Code, SetEvent
+from holdfast._store.events import list_events
+from holdfast._store.looks import EventLook, EventNews
+from holdfast.config import seconds_of
+from holdfast.errors import NotInWorkflow, WaitTimeout, WorkflowFinished
+from holdfast.types import MISSING
+
+T = TypeVar("T")
+D = TypeVar("D")
+INSTEAD = "from outside, use Runtime.get_event, Client.get_event or Handle.get"
+
+
+class Event(Channel[T], Generic[T]):
+    """A typed name for a value that a workflow publishes.
+
+    Example:
+        >>> pay_url = Event[str]("pay_url")
+        >>> pay_url
+        Event[str]('pay_url')
+    """
+
+    __slots__ = ()
+    noun = "event key"
+
+    def set(self, value: T) -> Wait[None]:
+        """Publishes or replaces the value; see `holdfast.set_event`."""
+        return set_event(self, value)
+
+    @overload
+    def get(self, workflow_id: str, *, timeout: float | None = None) -> Wait[T]: ...
+    @overload
+    def get(self, workflow_id: str, *, timeout: float | None = None, default: D) -> Wait[T | D]: ...
+    def get(self, workflow_id: str, *, timeout: float | None = None, default: Any = MISSING) -> Wait[Any]:
+        """The value of another workflow's event; see `holdfast.get_event`."""
+        return get_event(workflow_id, self, timeout=timeout, default=default)
+
+    def watch(self, workflow_id: str) -> AsyncIterator[T]:
+        """The value now, then every change; see `holdfast.watch_event`."""
+        return watch_event(workflow_id, self)
+
+
+def set_event(key: "str | Event[Any]", value: Any) -> Wait[None]:
+    """Publishes a value under a key of this workflow, or replaces it [E1]. In a workflow: exactly once; in a step: at least
+    once.
+
+    Raises:
+        InvalidName: if the key cannot be one [K1].
+        PayloadNotSerializable, PayloadTooLarge: before anything is written [K2].
+        NotInWorkflow: outside a workflow.
+
+    Example:
+        >>> async def checkout() -> None:
+        ...     await set_event("pay_url", "https://pay.example/17")
+    """
+    name, _ = name_and_type(key, "event key", Any)
+    found = current_scope("set_event", "only a workflow publishes events")
+    if isinstance(found, Branch):
+        return call(found, PublishEvent(name, value))
+    return Wait(lambda: _set_from_step(found, name, value))
+
+
+class PublishEvent(Operation[None]):
+    """A new value of an event."""
+
+    __slots__ = ("_payload", "name", "value")
+    kind: ClassVar[str] = "set_event"
+
+    def __init__(self, key: str, value: Any) -> None:
+        self.name = key
+        self.value = value
+
+    def prepare(self, run: Run) -> None:
+        engine = run.executor.engine
+        self._payload = engine.codec.encode(self.value, engine.context(run.workflow_id, "event", self.name))
+
+    async def perform(self, run: Run, step_id: str) -> Answer:
+        point("set.before_commit")
+        (answer,) = await run.commit(
+            SetEvent(
+                owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, key=self.name, payload=self._payload
+            )
+        )
+        point("set.after_commit")
+        return answer
+
+    def conclude(self, run: Run, answer: Answer) -> None:
+        if answer.code is Code.ERROR:
+            raise self.failure(run, answer)
+
+
+async def _set_from_step(found: StepScope, key: str, value: Any) -> None:
+    run = found.run
+    engine = run.executor.engine
+    payload = engine.codec.encode(value, engine.context(run.workflow_id, "event", key))
+    await run.commit(
+        SetEvent(owner=run.owner, step_id=found.step_id, within=True, token=uuid4(), key=key, payload=payload)
+    )
+
+
+@overload
+def get_event(workflow_id: str, key: Event[T], *, timeout: float | None = None) -> Wait[T]: ...
+@overload
+def get_event(workflow_id: str, key: Event[T], *, timeout: float | None = None, default: D) -> Wait[T | D]: ...
+@overload
+def get_event(workflow_id: str, key: str, *, timeout: float | None = None, type: type[T]) -> Wait[T]: ...
+@overload
+def get_event(workflow_id: str, key: str, *, timeout: float | None = None, default: D, type: type[T]) -> Wait[T | D]: ...
+@overload
+def get_event(
+    workflow_id: str, key: str | Event[Any], *, timeout: float | None = None, default: Any = ..., type: Any = ...
+) -> Wait[Any]: ...
+def get_event(
+    workflow_id: str, key: str | Event[Any], *, timeout: float | None = None, default: Any = MISSING, type: Any = Any
+) -> Wait[Any]:
+    """The latest value that a workflow has published under a key; waits until there is one [E2].
+
+    In a workflow the value, or the timeout, is recorded: a replay gets the same, even if the event has changed since [E3].
+    In a step it is read anew each time. `timeout` is in seconds; the workflow of this id need not exist yet.
+
+    Raises:
+        WaitTimeout: if there was no value in time and there is no `default`.
+        WorkflowFinished: if the workflow is no longer active and has not set it, `default` or not.
+        PayloadDecodeError: if the value does not fit the type.
+        NotInWorkflow: outside a workflow; there, use `Runtime.get_event`.
+
+    Example:
+        >>> async def follow(other: str) -> str:
+        ...     return await get_event(other, "pay_url", timeout=30, type=str)
+    """
+    target = _keys.check_workflow_id(workflow_id)
+    name, kind = name_and_type(key, "event key", type)
+    seconds = seconds_of(timeout)
+    found = current_scope("get_event", INSTEAD)
+    if isinstance(found, Branch):
+        return call(found, GetEvent(target, name, seconds, default, kind))
+    engine = found.run.executor.engine
+    return Wait(lambda: get_event_outside(engine, target, name, seconds, default, kind))
+
+
+class GetEvent(Operation[Any]):
+    """The value of an event as this workflow saw it."""
+
+    __slots__ = ("default", "name", "target", "timeout", "type")
+    kind: ClassVar[str] = "get_event"
+
+    def __init__(self, target: str, key: str, timeout: float | None, default: Any, type: Any) -> None:
+        self.target = target
+        self.name = key
+        self.timeout = timeout
+        self.default = default
+        self.type = type
+
+    async def perform(self, run: Run, step_id: str) -> Answer:
+        claimed = Claim(step_id=step_id, kind=self.kind, name=self.name, target=self.target, timeout=self.timeout)
+        return await claim(run, claimed, _keys_of(self.target, self.name))
+
+    def conclude(self, run: Run, answer: Answer) -> Any:
+        if answer.code is Code.ERROR:
+            raise self.failure(run, answer)
+        if answer.code is Code.FINISHED:
+            raise WorkflowFinished(self.target)
+        if answer.code is Code.TIMEOUT:
+            return default_or_timeout(self.target, self.name, self.default)
+        return _decode(run.executor.engine, self.target, self.name, answer.payload, self.type)
+
+
+def _keys_of(workflow_id: str, key: str) -> tuple[str, str]:
+    """Who waits for an event also waits for the end of its workflow [E2]."""
+    return _keys.wake_key("event", workflow_id, key), _keys.wake_key("end", workflow_id)
+
+
+def _decode(engine: Engine, workflow_id: str, key: str, payload: bytes | None, type: Any) -> Any:
+    assert payload is not None
+    return engine.codec.decode(payload, type, engine.context(workflow_id, "event", key))
+
+
+def default_or_timeout(workflow_id: str, key: str, default: Any) -> Any:
+    """What a wait for an event ends with when its time is over."""
+    if default is not MISSING:
+        return default
+    raise WaitTimeout(f"workflow {workflow_id!r} did not set event {key!r} in time")
+
+
+async def get_event_outside(
+    engine: Engine, workflow_id: str, key: str, timeout: float | None, default: Any, type: Any
+) -> Any:
+    """The latest value, waited for from outside a workflow or from a step: nothing is recorded."""
+    look = EventLook(workflow_id, key)
+    deadline = None if timeout is None else _clock.monotonic() + timeout
+    news = await engine.waiters.until(_keys_of(workflow_id, key), lambda: engine.lookups.look(look), deadline=deadline)
+    if news is None:
+        return default_or_timeout(workflow_id, key, default)
+    if news.revision is None:
+        raise WorkflowFinished(workflow_id)
+    return _decode(engine, workflow_id, key, news.payload, type)
+
+
+@overload
+def watch_event(workflow_id: str, key: Event[T]) -> AsyncIterator[T]: ...
+@overload
+def watch_event(workflow_id: str, key: str, type: type[T]) -> AsyncIterator[T]: ...
+@overload
+def watch_event(workflow_id: str, key: str | Event[Any], type: Any = ...) -> AsyncIterator[Any]: ...
+def watch_event(workflow_id: str, key: str | Event[Any], type: Any = Any) -> AsyncIterator[Any]:
+    """The value of an event now, then every change, in the order of revisions; in a step.
+
+    A slow watcher skips to the latest value and never goes back. It ends when the workflow is no longer active, after the
+    last value [E5].
+
+    Raises:
+        NotInWorkflow: outside a step; there, use `Runtime.watch_event`.
+    """
+    found = current_scope("watch_event", "from outside, use Runtime.watch_event, Client.watch_event or Handle.watch")
+    if isinstance(found, Branch):
+        raise NotInWorkflow("watch_event would not be the same on a replay: watch inside a step, or await get_event")
+    return watch(found.run.executor.engine, workflow_id, key, type)
+
+
+def watch(engine: Engine, workflow_id: str, key: "str | Event[Any]", type: Any) -> AsyncIterator[Any]:
+    """The values of an event as they come, from outside a workflow or from a step."""
+    name, kind = name_and_type(key, "event key", type)
+    return _watch(engine, _keys.check_workflow_id(workflow_id), name, kind)
+
+
+async def _watch(engine: Engine, workflow_id: str, key: str, type: Any) -> AsyncIterator[Any]:
+    revision = 0
+    while True:
+
+        async def look(after: int = revision) -> EventNews | None:
+            return await engine.lookups.look(EventLook(workflow_id, key, after))
+
+        news = await engine.waiters.until(_keys_of(workflow_id, key), look)
+        if news is None or news.revision is None:
+            return
+        revision = news.revision
+        yield _decode(engine, workflow_id, key, news.payload, type)
+
+
+async def all_events(engine: Engine, workflow_id: str, *, history: bool) -> dict[str, Any]:
+    """Every event of a workflow: the latest values, or all of them as `(revision, value)`."""
+    _keys.check_workflow_id(workflow_id)
+    rows = await engine.ask(lambda connection: list_events(connection, engine.sql, workflow_id, history=history))
+    values: dict[str, Any] = {}
+    for key, revision, payload in rows:
+        value = _decode(engine, workflow_id, key, payload, Any)
+        if history:
+            values.setdefault(key, []).append((revision, value))
+        else:
+            values[key] = value
+    return values
+
+
+__all__ = [
+    "Event",
+    "all_events",
+    "get_event",
+    "get_event_outside",
+    "set_event",
+    "watch",
+    "watch_event",
+]

@@ -1,0 +1,246 @@
+"""Handles: a workflow's id and the type of its result, with everything one may ask of it.
+
+The same handle works from outside, where nothing is recorded, and inside a workflow, where asking is a durable call.
+"""
+
+from collections.abc import AsyncIterator, Coroutine
+from datetime import timedelta
+from typing import Any, ClassVar, Generic, TypeVar, overload
+
+from holdfast import _clock, _keys
+from holdfast._engine.engine import Engine
+from holdfast._primitives import events, messages, streams
+from holdfast._primitives.events import Event
+from holdfast._primitives.messages import Topic
+from holdfast._primitives.streams import Reader, Stream
+from holdfast._run.context import Branch, scope
+from holdfast._run.operation import Operation, call, claim
+from holdfast._run.run import Run
+from holdfast._store import workflows
+from holdfast._store.commits import Answer, Claim, Code
+from holdfast._store.looks import Ended, ResultLook
+from holdfast._store.workflows import WorkflowRow
+from holdfast.config import seconds_of
+from holdfast.errors import (
+    WaitTimeout,
+    WorkflowCancelled,
+    WorkflowFailed,
+    WorkflowNotFound,
+    WorkflowQuarantined,
+)
+from holdfast.types import MISSING, Status, WorkflowStatus
+
+T = TypeVar("T")
+D = TypeVar("D")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Handle(Generic[R_co]):
+    """One workflow, by its id. Making one does no I/O.
+
+    Cancelling or timing out an await on it stops the waiting, never the workflow.
+    """
+
+    __slots__ = ("_engine", "_type", "id")
+
+    def __init__(self, engine: Engine, workflow_id: str, type: Any) -> None:
+        self.id = _keys.check_workflow_id(workflow_id)
+        self._engine = engine
+        self._type = type
+
+    def result(self, timeout: float | timedelta | None = None) -> Coroutine[Any, Any, R_co]:
+        """Waits for the workflow's end and gives its result [W15]; recorded inside a workflow [W8].
+
+        Raises:
+            WorkflowFailed: if it raised; the cause is its exception.
+            WorkflowCancelled, WorkflowQuarantined: if it ended that way.
+            WorkflowNotFound: if there is no workflow of this id.
+            WaitTimeout: if it did not end within `timeout` seconds; it goes on.
+        """
+        seconds = seconds_of(timeout)
+        found = scope.get()
+        if isinstance(found, Branch):
+            return call(found, AwaitResult(self.id, self._type, seconds))
+        return result_outside(self._engine, self.id, self._type, seconds)
+
+    async def status(self) -> WorkflowStatus:
+        """How the workflow stands now.
+
+        Raises:
+            WorkflowNotFound: if there is none of this id.
+        """
+        return await status_of(self._engine, self.id)
+
+    async def cancel(self) -> bool:
+        """Asks the workflow and its children to end [W10]; was it active?
+
+        Raises:
+            WorkflowNotFound: if there is none of this id.
+        """
+        return await cancel_workflow(self._engine, self.id)
+
+    @overload
+    def send(self, topic: Topic[T], value: T, key: str | None = None) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def send(self, topic: str | None, value: Any, key: str | None = None) -> Coroutine[Any, Any, None]: ...
+    def send(self, topic: str | Topic[Any] | None, value: Any, key: str | None = None) -> Coroutine[Any, Any, None]:
+        """Sends it a message; see `Runtime.send`, and `holdfast.send` inside a workflow."""
+        if scope.get() is not None:
+            return messages.send(self.id, value, topic, key=key)
+        return messages.send_from_outside(self._engine, self.id, value, topic, key)
+
+    @overload
+    def get(self, event: Event[T], timeout: float | timedelta | None = None) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def get(
+        self, event: Event[T], timeout: float | timedelta | None = None, *, default: D
+    ) -> Coroutine[Any, Any, T | D]: ...
+    @overload
+    def get(
+        self, event: str, timeout: float | timedelta | None = None, *, default: Any = ..., type: Any = ...
+    ) -> Coroutine[Any, Any, Any]: ...
+    def get(
+        self,
+        event: str | Event[Any],
+        timeout: float | timedelta | None = None,
+        *,
+        default: Any = MISSING,
+        type: Any = Any,
+    ) -> Coroutine[Any, Any, Any]:
+        """Awaits its event; see `Runtime.get_event`, and `holdfast.get_event` inside a workflow."""
+        seconds = seconds_of(timeout)
+        if scope.get() is not None:
+            return events.get_event(self.id, event, timeout=seconds, default=default, type=type)
+        name, kind = events.name_and_type(event, "event key", type)
+        return events.get_event_outside(self._engine, self.id, name, seconds, default, kind)
+
+    @overload
+    def watch(self, event: Event[T]) -> AsyncIterator[T]: ...
+    @overload
+    def watch(self, event: str, type: Any = ...) -> AsyncIterator[Any]: ...
+    def watch(self, event: str | Event[Any], type: Any = Any) -> AsyncIterator[Any]:
+        """Its event's value now, then every change; see `Runtime.watch_event`."""
+        if scope.get() is not None:
+            return events.watch_event(self.id, event, type)
+        return events.watch(self._engine, self.id, event, type)
+
+    @overload
+    def read(self, stream: Stream[T], *, after: int | None = None) -> Reader[T]: ...
+    @overload
+    def read(self, stream: str, *, after: int | None = None, type: Any = ...) -> Reader[Any]: ...
+    def read(self, stream: str | Stream[Any], *, after: int | None = None, type: Any = Any) -> Reader[Any]:
+        """Reads its stream; see `Runtime.read_stream`."""
+        if scope.get() is not None:
+            return streams.read_stream(self.id, stream, after=after, type=type)
+        return streams.open_reader(self._engine, self.id, stream, after=after, type=type)
+
+    def __repr__(self) -> str:
+        return f"<handle of workflow {self.id!r}>"
+
+
+class AwaitResult(Operation[Any]):
+    """The result of another workflow as this workflow saw it."""
+
+    __slots__ = ("target", "timeout", "type")
+    kind: ClassVar[str] = "result"
+    name = ""
+
+    def __init__(self, target: str, type: Any, timeout: float | None) -> None:
+        self.target = target
+        self.type = type
+        self.timeout = timeout
+
+    async def perform(self, run: Run, step_id: str) -> Answer:
+        claimed = Claim(step_id=step_id, kind=self.kind, target=self.target, timeout=self.timeout)
+        return await claim(run, claimed, (_keys.wake_key("end", self.target),))
+
+    def conclude(self, run: Run, answer: Answer) -> Any:
+        return outcome_of(run.executor.engine, self.target, answer, self.type, itself=False)
+
+
+_ENDS = {
+    Status.SUCCESS: Code.VALUE,
+    Status.ERROR: Code.ERROR,
+    Status.CANCELLED: Code.CANCELLED,
+    Status.QUARANTINED: Code.QUARANTINED,
+}
+
+
+async def result_outside(engine: Engine, workflow_id: str, type: Any, timeout: float | None) -> Any:
+    """Waits for a workflow's end from outside: nothing is recorded [W15]."""
+    look = ResultLook(workflow_id)
+    deadline = None if timeout is None else _clock.monotonic() + timeout
+    key = _keys.wake_key("end", workflow_id)
+    ended: Ended | None = await engine.waiters.until((key,), lambda: engine.lookups.look(look), deadline=deadline)
+    if ended is None:
+        raise WaitTimeout(f"workflow {workflow_id!r} did not end in time; it goes on")
+    code = Code.NOT_FOUND if ended.status is None else _ENDS[ended.status]
+    return outcome_of(engine, workflow_id, Answer(code, ended.output), type, itself=False)
+
+
+def outcome_of(engine: Engine, workflow_id: str, answer: Answer, type: Any, *, itself: bool) -> Any:
+    """A workflow's result, or its failure: as the exception that it raised (`itself`), or as WorkflowFailed from it."""
+    if answer.code is Code.VALUE:
+        assert answer.payload is not None
+        return engine.codec.decode(answer.payload, type, engine.context(workflow_id, "output"))
+    if answer.code is Code.NOT_FOUND:
+        raise WorkflowNotFound(workflow_id)
+    if answer.code is Code.TIMEOUT:
+        raise WaitTimeout(f"workflow {workflow_id!r} did not end in time; it goes on")
+    cause = None
+    if answer.payload is not None:
+        cause = engine.codec.decode_error(answer.payload, engine.context(workflow_id, "error"), engine.errors)
+    if answer.code is Code.CANCELLED:
+        raise WorkflowCancelled(workflow_id) from cause
+    if answer.code is Code.QUARANTINED:
+        raise WorkflowQuarantined(workflow_id) from cause
+    if itself and cause is not None:
+        raise cause
+    raise WorkflowFailed(workflow_id) from cause
+
+
+async def status_of(engine: Engine, workflow_id: str) -> WorkflowStatus:
+    """How a workflow stands now."""
+    _keys.check_workflow_id(workflow_id)
+    row = await engine.ask(lambda connection: workflows.load_workflow(connection, engine.sql, workflow_id))
+    if row is None:
+        raise WorkflowNotFound(workflow_id)
+    return to_status(engine, row)
+
+
+def to_status(engine: Engine, row: WorkflowRow) -> WorkflowStatus:
+    """A row as people look at it; of its error, only the type and the message."""
+    status = Status.from_code(row.status)
+    error = None
+    if row.output is not None and status is not Status.SUCCESS:
+        error = engine.codec.describe_error(row.output, engine.context(row.id, "error"))
+    return WorkflowStatus(
+        id=row.id,
+        name=row.name,
+        status=status,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        executor=row.executor,
+        attempts=row.claims,
+        queue=row.queue,
+        error=error,
+        attributes=None,
+        cancelling=row.cancelling,
+        parent=row.parent_id,
+    )
+
+
+async def cancel_workflow(engine: Engine, workflow_id: str) -> bool:
+    """Asks a workflow and its children to end, wherever they run; was it active?"""
+    _keys.check_workflow_id(workflow_id)
+    active = await engine.ask(
+        lambda connection: workflows.cancel_workflow(connection, engine.sql, workflow_id, engine.channel)
+    )
+    if workflow_id in active:
+        return True
+    if not await engine.ask(lambda connection: workflows.workflow_exists(connection, engine.sql, workflow_id)):
+        raise WorkflowNotFound(workflow_id)
+    return False
+
+

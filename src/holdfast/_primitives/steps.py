@@ -1,0 +1,426 @@
+"""Steps: functions whose results are recorded, so that they never run again once they have; and transactions, whose effect
+and record are one commit."""
+
+import asyncio
+import functools
+import inspect
+import random
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+import anyio.to_thread
+
+from holdfast import _clock, _keys
+from holdfast._backoff import delays
+from holdfast._codec import Parameters
+from holdfast._observe import logger, point
+from holdfast._run.context import Branch, StepScope, scope
+from holdfast._run.operation import Operation, Wait, call
+from holdfast._run.run import Run
+from holdfast._store.commits import Answer, Code, Journaled
+from holdfast._store.connection import Connection, ConnectionLost, Retryable, translate
+from holdfast._store.steps import JournalRow, load_record, record_transaction
+from holdfast.config import seconds_of
+from holdfast.errors import ConfigurationError, NotInWorkflow, PayloadError, StepFailed, WorkflowStopped
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+RetryOn = type[BaseException] | Sequence[type[BaseException]] | Callable[[Exception], bool]
+MOST_ATTEMPTS = 32_767
+
+
+class Policy:
+    """When and how often a step is tried again."""
+
+    __slots__ = ("attempts", "base", "initial", "jitter", "maximum", "retry_on", "timeout")
+
+    def __init__(
+        self,
+        attempts: int,
+        initial: float | timedelta,
+        maximum: float | timedelta,
+        base: float,
+        jitter: float | timedelta,
+        retry_on: RetryOn,
+        timeout: float | timedelta | None,
+    ) -> None:
+        if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= MOST_ATTEMPTS:
+            raise ConfigurationError(f"attempts is how often a step is tried: a whole number from 1 to {MOST_ATTEMPTS}")
+        if base < 1:
+            raise ConfigurationError("wait_exp_base must be at least 1")
+        self.attempts = attempts
+        self.initial = seconds_of(initial) or 0.0
+        self.maximum = seconds_of(maximum) or 0.0
+        self.base = base
+        self.jitter = seconds_of(jitter) or 0.0
+        self.retry_on = retry_on if not isinstance(retry_on, Sequence) else tuple(retry_on)
+        self.timeout = seconds_of(timeout)
+
+    def retries(self, error: Exception) -> bool:
+        """Is this an error after which the step may be tried again?"""
+        on = self.retry_on
+        if isinstance(on, (type, tuple)):
+            return isinstance(error, on)
+        return bool(on(error))  # type: ignore[operator]
+
+
+class Step(Generic[P, R]):
+    """A function whose result is recorded; made by `@holdfast.step`. Called in a workflow, it gives a `Wait`."""
+
+    kind = "step"
+
+    def __init__(self, fn: Callable[P, Any], name: str, parameters: Parameters, policy: Policy) -> None:
+        self.fn = fn
+        self.name = name
+        self.parameters = parameters
+        self.policy = policy
+        functools.update_wrapper(self, fn)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Wait[R]:
+        """In a workflow: a durable call. Outside, and inside another step: just runs the function."""
+        self.check(args, kwargs)
+        found = scope.get()
+        if isinstance(found, Branch):
+            return call(found, self.operation(args, kwargs))
+        return Wait(lambda: _invoke(self.fn, args, kwargs))
+
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Could the function be called like this?"""
+        self.parameters.check(args, kwargs)
+
+    def operation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "StepCall":
+        """The durable call."""
+        return StepCall(self, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name!r}>"
+
+
+class StepCall(Operation[Any]):
+    """One call of a step, with its tries."""
+
+    __slots__ = ("args", "kwargs", "name", "step")
+    kind: ClassVar[str] = "step"
+
+    def __init__(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.step = step
+        self.name = step.name
+        self.args = args
+        self.kwargs = kwargs
+
+    async def perform(self, run: Run, step_id: str) -> Answer:
+        begun = _clock.monotonic()
+        point("step.before_body")
+        code, output, attempts = await self._tries(run, step_id)
+        record = Journaled(
+            owner=run.owner,
+            step_id=step_id,
+            kind=self.kind,
+            name=self.name,
+            outcome=code,
+            output=output,
+            attempts=attempts,
+            elapsed=_clock.monotonic() - begun,
+        )
+        point("step.before_commit")
+        await run.commit(record)
+        point("step.after_commit")
+        return Answer(code, output)
+
+    async def _tries(self, run: Run, step_id: str) -> tuple[Code, bytes, int]:
+        """Runs the body until it succeeds or may not be tried again."""
+        engine = run.executor.engine
+        policy = self.step.policy
+        pauses = delays(policy.initial, policy.maximum, policy.base, policy.jitter, random)  # type: ignore[arg-type]
+        errors: list[BaseException] = []
+        for attempt in range(1, policy.attempts + 1):
+            try:
+                value = await self._try(run, step_id, attempt)
+                encoded = engine.codec.encode(value, engine.context(run.workflow_id, "step", self.name))
+            except PayloadError as error:
+                errors.append(error)
+                break
+            except Exception as error:  # noqa: BLE001 - whatever a step raises is its outcome, and recorded
+                run.check()
+                errors.append(error)
+                if not policy.retries(error):
+                    break
+            else:
+                return Code.VALUE, encoded, attempt
+            if attempt < policy.attempts:
+                logger.debug("step %s %r of workflow %r is tried again", step_id, self.name, run.workflow_id)
+                await asyncio.sleep(next(pauses))
+        error = errors[-1] if len(errors) == 1 else _used_up(self.name, errors)
+        return Code.ERROR, engine.codec.encode_error(error, engine.context(run.workflow_id, "error", self.name)), len(errors)
+
+    async def _try(self, run: Run, step_id: str, attempt: int) -> Any:
+        """Runs the body once, in the step's own scope."""
+        token = scope.set(StepScope(run, step_id, attempt))
+        try:
+            timeout = self.step.policy.timeout
+            if timeout is None:
+                return await _invoke(self.step.fn, self.args, self.kwargs)
+            async with asyncio.timeout(timeout):
+                return await _invoke(self.step.fn, self.args, self.kwargs)
+        finally:
+            scope.reset(token)
+
+    def conclude(self, run: Run, answer: Answer) -> Any:
+        if answer.code is not Code.VALUE:
+            raise self.failure(run, answer)
+        assert answer.payload is not None
+        engine = run.executor.engine
+        context = engine.context(run.workflow_id, "step", self.name)
+        return engine.codec.decode(answer.payload, self.step.parameters.returns, context)
+
+
+def _used_up(name: str, errors: list[BaseException]) -> StepFailed:
+    failed = StepFailed(name, len(errors), errors)
+    failed.__cause__ = errors[-1]
+    return failed
+
+
+async def _invoke(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Calls a function, in a worker thread if it is not a coroutine function."""
+    if inspect.iscoroutinefunction(fn):
+        return await fn(*args, **kwargs)
+    # A thread cannot be interrupted; a cancelled workflow does not wait for it.
+    return await anyio.to_thread.run_sync(functools.partial(fn, *args, **kwargs), abandon_on_cancel=True)
+
+
+class Transaction(Step[P, R]):
+    """A step whose effect and record are one commit; made by `@holdfast.transaction`."""
+
+    kind = "transaction"
+
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.parameters.check((None, *args), kwargs)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Wait[R]:
+        """A durable call; only in a workflow, for only there is a connection to give."""
+        if not isinstance(scope.get(), Branch):
+            raise NotInWorkflow(
+                f"transaction {self.name!r} runs inside a workflow; outside, call its .fn with a connection of your own"
+            )
+        return super().__call__(*args, **kwargs)
+
+    def operation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepCall:
+        return TransactionCall(self, args, kwargs)
+
+
+class TransactionCall(StepCall):
+    """One call of a transaction."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "transaction"
+
+    async def perform(self, run: Run, step_id: str) -> Answer:
+        begun = _clock.monotonic()
+        try:
+            return await self._transact(run, step_id, begun)
+        except (ConnectionLost, Retryable):
+            return await self._after_trouble(run, step_id, begun)
+        except Exception as error:  # noqa: BLE001 - whatever a step raises is its outcome, and recorded
+            run.check()
+            return await self._fail(run, step_id, error)
+
+    async def _after_trouble(self, run: Run, step_id: str, begun: float) -> Answer:
+        """A commit whose reply was lost may have happened: the journal knows. Else the transaction is tried again."""
+        pauses = delays(0.02, 1.0)
+        while True:
+            run.check()
+            row = await run.executor.engine.ask(lambda c: _load(run, c, step_id), insist=True)
+            if row is not None:
+                return Answer(Code(row.outcome or 0), row.output)
+            try:
+                return await self._transact(run, step_id, begun)
+            except (ConnectionLost, Retryable):
+                await asyncio.sleep(next(pauses))
+            except Exception as error:  # noqa: BLE001 - as above
+                run.check()
+                return await self._fail(run, step_id, error)
+
+    async def _transact(self, run: Run, step_id: str, begun: float) -> Answer:
+        engine = run.executor.engine
+        async with engine.pool.acquire() as connection:
+            with translate():
+                transaction = connection.transaction(isolation="read_committed")
+                await transaction.start()
+            try:
+                value = await self._body(run, step_id, connection)
+                output = engine.codec.encode(value, engine.context(run.workflow_id, "step", self.name))
+                # The lane is held, so that this record gets its place in the order of the workflow's calls.
+                async with engine.writer.lane(run.workflow_id).exclusive:
+                    run.check()
+                    point("transaction.before_commit")
+                    recorded = await self._record(run, step_id, connection, output, _clock.monotonic() - begun)
+                    if recorded:
+                        with translate():
+                            await transaction.commit()
+                point("transaction.after_commit")
+            except BaseException:
+                if not connection.is_closed():
+                    with translate():
+                        await transaction.rollback()
+                raise
+            if not recorded:
+                with translate():
+                    await transaction.rollback()
+        if not recorded:
+            return await self._adopt(run, step_id)
+        return Answer(Code.VALUE, output)
+
+    async def _body(self, run: Run, step_id: str, connection: Connection) -> Any:
+        token = scope.set(StepScope(run, step_id, 1))
+        try:
+            async with asyncio.timeout(self.step.policy.timeout):
+                return await self.step.fn(connection, *self.args, **self.kwargs)
+        finally:
+            scope.reset(token)
+
+    async def _record(self, run: Run, step_id: str, connection: Connection, output: bytes, elapsed: float) -> bool:
+        executor, sql = run.executor.writer.executor, run.executor.engine.sql
+        with translate():
+            return await record_transaction(
+                connection, sql, executor, run.workflow_id, run.owner.epoch, step_id, self.name, output, 1, elapsed
+            )
+
+    async def _adopt(self, run: Run, step_id: str) -> Answer:
+        """Recorded by an earlier try, whose outcome counts; or the workflow is lost."""
+        row = await run.executor.engine.ask(lambda c: _load(run, c, step_id), insist=True)
+        if row is None:
+            run.executor.lose(run)
+            raise WorkflowStopped(f"workflow {run.workflow_id!r} no longer runs in this process")
+        return Answer(Code(row.outcome or 0), row.output)
+
+    async def _fail(self, run: Run, step_id: str, error: Exception) -> Answer:
+        engine = run.executor.engine
+        output = engine.codec.encode_error(error, engine.context(run.workflow_id, "error", self.name))
+        await run.commit(
+            Journaled(
+                owner=run.owner,
+                step_id=step_id,
+                kind=self.kind,
+                name=self.name,
+                outcome=Code.ERROR,
+                output=output,
+                attempts=1,
+            )
+        )
+        return Answer(Code.ERROR, output)
+
+
+async def _load(run: Run, connection: Connection, step_id: str) -> JournalRow | None:
+    return await load_record(connection, run.executor.engine.sql, run.workflow_id, step_id)
+
+
+@overload
+def step(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+@overload
+def step(fn: Callable[P, R], /) -> Step[P, R]: ...
+@overload
+def step(
+    fn: Callable[P, Coroutine[Any, Any, R]],
+    /,
+    *,
+    attempts: int = ...,
+    wait_initial: float | timedelta = ...,
+    wait_max: float | timedelta = ...,
+    wait_exp_base: float = ...,
+    wait_jitter: float | timedelta = ...,
+    retry_on: RetryOn = ...,
+    timeout: float | timedelta | None = ...,
+    name: str | None = ...,
+) -> Step[P, R]: ...
+@overload
+def step(
+    *,
+    attempts: int = ...,
+    wait_initial: float | timedelta = ...,
+    wait_max: float | timedelta = ...,
+    wait_exp_base: float = ...,
+    wait_jitter: float | timedelta = ...,
+    retry_on: RetryOn = ...,
+    timeout: float | timedelta | None = ...,
+    name: str | None = ...,
+) -> "StepDecorator": ...
+def step(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    attempts: int = 1,
+    wait_initial: float | timedelta = 0.1,
+    wait_max: float | timedelta = 30.0,
+    wait_exp_base: float = 2.0,
+    wait_jitter: float | timedelta = 0.1,
+    retry_on: RetryOn = Exception,
+    timeout: float | timedelta | None = None,
+    name: str | None = None,
+) -> Any:
+    """Makes a step of a function: its result is recorded, and once it is, the function never runs for this call again [W2].
+
+    An `async def` runs in the event loop, a `def` in a worker thread. What it raises is tried again up to `attempts` times
+    in all, after `wait_initial * wait_exp_base**n` and up to `wait_jitter` seconds, at most `wait_max`, if `retry_on` (types,
+    or a predicate) accepts it. `timeout` is in seconds, for one try. The result is the decoded value, on the first run as on
+    a replay.
+
+    Raises (when called in a workflow):
+        the step's own error: if it had one try, or `retry_on` declined it [W6].
+        StepFailed: if more than one try was used up; `.errors` has all errors.
+        PayloadNotSerializable: if its result cannot be stored.
+
+    Example:
+        >>> @step(attempts=3)
+        ... async def fetch(url: str) -> str:
+        ...     return "…"
+    """
+    policy = Policy(attempts, wait_initial, wait_max, wait_exp_base, wait_jitter, retry_on, timeout)
+    decorate = StepDecorator(policy, name, _locals_of_caller())
+    return decorate if fn is None else decorate(fn)
+
+
+class StepDecorator:
+    """`@step(…)` with its options, waiting for the function."""
+
+    def __init__(self, policy: Policy, name: str | None, localns: dict[str, Any]) -> None:
+        self._policy = policy
+        self._name = name
+        self._localns = localns
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Step[P, R]: ...
+    def __call__(self, fn: Callable[..., Any], /) -> Step[..., Any]:
+        if isinstance(fn, Step):
+            fn = fn.fn
+        name = _keys.check_name(self._name or fn.__name__, "step name")
+        return Step(fn, name, Parameters(fn, self._localns), self._policy)
+
+
+def transaction(fn: Callable[Concatenate[Any, P], Awaitable[R]], /) -> Transaction[P, R]:
+    """Makes a step of a function that gets an asyncpg connection first, inside a transaction which commits together with
+    the step's record: exactly once [W2].
+
+    The isolation is READ COMMITTED. What it raises rolls the transaction back and is recorded. A transaction that a lost
+    connection or a deadlock has rolled back is run again.
+
+    Example:
+        >>> @transaction
+        ... async def book(connection: Any, account: int, amount: int) -> None:
+        ...     await connection.execute("update accounts set balance = balance + $2 where id = $1", account, amount)
+    """
+    if not inspect.iscoroutinefunction(fn):
+        raise ConfigurationError("a transaction is an async def whose first parameter is the connection")
+    policy = Policy(1, 0.0, 0.0, 1.0, 0.0, Exception, None)
+    name = _keys.check_name(fn.__name__, "step name")
+    return Transaction(fn, name, Parameters(fn, _locals_of_caller()), policy)
+
+
+def _locals_of_caller() -> dict[str, Any]:
+    """Names for annotations that mean something local to where the decorator stands."""
+    frame = sys._getframe(2)
+    return {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)

@@ -1,0 +1,122 @@
+"""Time and chance, recorded: sleeps that outlast the process, and values that a replay gets again."""
+
+import random as _random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, TypeVar
+from uuid import UUID, uuid4
+
+from holdfast import _clock
+from holdfast._observe import point
+from holdfast._run.context import current_branch
+from holdfast._run.operation import Operation, Wait, call, claim
+from holdfast._run.run import Run
+from holdfast._store.commits import Answer, Claim, Code, Journaled
+from holdfast.config import seconds_of
+
+T = TypeVar("T")
+CHANCE = _random.SystemRandom()
+
+
+def sleep(seconds: float | timedelta) -> Wait[None]:
+    """Sleeps; after a crash only the rest of it [W9]. Only in a workflow.
+
+    Raises:
+        ValueError: if `seconds` is negative or not finite.
+        NotInWorkflow: outside a workflow; there, use `asyncio.sleep`.
+
+    Example:
+        >>> async def remind() -> None:
+        ...     await sleep(7 * 24 * 3600)
+    """
+    duration = seconds_of(seconds)
+    if duration is None:
+        raise TypeError("sleep takes a number of seconds or a timedelta")
+    return call(current_branch("sleep", "there, use asyncio.sleep"), Sleep("sleep", duration))
+
+
+def sleep_until(moment: datetime) -> Wait[None]:
+    """Sleeps until a moment, by the database's clock [W9]. Only in a workflow.
+
+    Raises:
+        ValueError: if `moment` has no time zone.
+        NotInWorkflow: outside a workflow.
+
+    Example:
+        >>> async def remind(moment: datetime) -> None:
+        ...     await sleep_until(moment)
+    """
+    if moment.tzinfo is None:
+        raise ValueError("sleep_until needs a moment with a time zone, such as datetime.now(timezone.utc)")
+    return call(current_branch("sleep_until", "there, use asyncio.sleep"), Sleep("sleep_until", moment.timestamp()))
+
+
+class Sleep(Operation[None]):
+    """A wait for nothing but its deadline; `seconds` since the epoch for sleep_until."""
+
+    __slots__ = ("_kind", "seconds")
+
+    def __init__(self, kind: str, seconds: float) -> None:
+        self._kind = kind
+        self.seconds = seconds
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return self._kind
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return ""
+
+    async def perform(self, run: Run, step_id: str) -> Answer:
+        return await claim(run, Claim(step_id=step_id, kind=self._kind, timeout=self.seconds), ())
+
+    def conclude(self, run: Run, answer: Answer) -> None:
+        if answer.code is Code.ERROR:
+            raise self.failure(run, answer)
+
+
+def now() -> Wait[datetime]:
+    """The time, with its zone (UTC), recorded once: a replay gets the same. Only in a workflow."""
+    return _once("now", _clock.utcnow, datetime)
+
+
+def uuid() -> Wait[UUID]:
+    """A random UUID, recorded once: a replay gets the same. Only in a workflow."""
+    return _once("uuid", uuid4, UUID)
+
+
+def random() -> Wait[float]:
+    """A random number from 0 to 1, recorded once: a replay gets the same. Only in a workflow."""
+    return _once("random", CHANCE.random, float)
+
+
+def _once(kind: str, make: Callable[[], T], type: type[T]) -> Wait[T]:
+    return call(current_branch(kind, f"there, Python's own {kind} will do"), Once(kind, make, type))
+
+
+class Once(Operation[Any]):
+    """A value that is made once and then recorded."""
+
+    __slots__ = ("make", "name", "type")
+    kind: ClassVar[str] = "value"
+
+    def __init__(self, name: str, make: Callable[[], Any], type: Any) -> None:
+        self.name = name
+        self.make = make
+        self.type = type
+
+    async def perform(self, run: Run, step_id: str) -> Answer:
+        engine = run.executor.engine
+        output = engine.codec.encode(self.make(), engine.context(run.workflow_id, "step", self.name))
+        point("value.before_commit")
+        await run.commit(
+            Journaled(owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, output=output)
+        )
+        return Answer(Code.VALUE, output)
+
+    def conclude(self, run: Run, answer: Answer) -> Any:
+        if answer.code is Code.ERROR or answer.payload is None:
+            raise self.failure(run, answer)
+        engine = run.executor.engine
+        return engine.codec.decode(answer.payload, self.type, engine.context(run.workflow_id, "step", self.name))
