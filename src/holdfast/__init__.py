@@ -1,7 +1,7 @@
 """Durable asyncio workflows that talk while they run, on nothing but PostgreSQL.
 
-Define workflows with `@workflow` and `@step`; run them with `Runtime`; talk to them through `Topic`, `Event` and `Stream`,
-from inside, or from anywhere with a `Client`.
+Define workflows with `@workflow` and `@step`; run them with `Runtime`; talk to them through `Topic`, `Event`
+and `Stream`, from inside, or from anywhere with a `Client`.
 """
 
 from holdfast._api.client import Client

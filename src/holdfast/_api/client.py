@@ -12,6 +12,7 @@ from holdfast._codec import ErrorRegistry
 from holdfast._engine.engine import Engine, Statistics
 from holdfast._observe import point
 from holdfast._primitives import events, messages, streams
+from holdfast._primitives.channels import name_and_type
 from holdfast._primitives.events import Event
 from holdfast._primitives.handles import Handle, cancel_workflow, status_of, to_status
 from holdfast._primitives.messages import Topic
@@ -33,9 +34,9 @@ Existing = Literal["attach", "raise"]
 class Client(Lifecycle):
     """Starts workflows, sends to them, awaits and reads what they say. Inert until entered.
 
-    `dsn`: the argument, else HOLDFAST_DATABASE_URL, else DATABASE_URL, else the embedded PostgreSQL. `listen_dsn`: another
-    way to the same database for the listening connection, past a pooler. `errors`: exception classes to rebuild.
-    `migrate=False` checks the schema only.
+    `dsn`: the argument, else HOLDFAST_DATABASE_URL, else DATABASE_URL, else the embedded PostgreSQL.
+    `listen_dsn`: another way to the same database for the listening connection, past a pooler. `errors`:
+    exception classes to rebuild. `migrate=False` checks the schema only.
 
     Raises (when entered):
         DatabaseUnavailable: if there was no database for `Settings.database_patience` seconds.
@@ -95,8 +96,9 @@ class Client(Lifecycle):
     ) -> Handle[R]:
         """Starts a workflow; its row is committed when this returns [W1].
 
-        `id` is the idempotency key: the same id and workflow again attaches to the one that exists. `timeout`: seconds that
-        it may take, else what its definition says. What a client starts is taken by some runtime that knows the name.
+        `id` is the idempotency key: the same id and workflow again attaches to the one that exists.
+        `timeout`: seconds that it may take, else what its definition says. What a client starts is taken by
+        some runtime that knows the name.
 
         Raises:
             WorkflowConflict: if the id belongs to another workflow, or exists and `on_existing` is "raise".
@@ -126,7 +128,9 @@ class Client(Lifecycle):
 
     def _start_record(self, call: Call[Any], workflow_id: str, timeout: float | None, *, here: bool) -> Start:
         engine = self.engine
-        data = engine.codec.encode_call(call.args, call.kwargs, engine.context(workflow_id, "input", call.name))
+        data = engine.codec.encode_call(
+            call.args, call.kwargs, engine.context(workflow_id, "input", call.name)
+        )
         if timeout is None and call.target is not None:
             timeout = call.target.timeout
         return Start(id=workflow_id, name=call.name, token=uuid4(), here=here, input=data, timeout=timeout)
@@ -158,12 +162,18 @@ class Client(Lifecycle):
     # Talking
 
     async def send(
-        self, workflow_id: str, message: Any, topic: str | Topic[Any] | None = None, *, key: str | None = None
+        self,
+        workflow_id: str,
+        message: object,
+        topic: str | Topic[Any] | None = None,
+        *,
+        key: str | None = None,
     ) -> None:
-        """Sends a message: committed when this returns, and receivable in whatever process the workflow runs [M1].
+        """Sends a message: committed when this returns, and receivable in whatever process the workflow runs
+        [M1].
 
-        At least once by nature, if this process dies in between and sends again; with `key` exactly once per destination
-        [M3]. A lost connection in between never doubles it.
+        At least once by nature, if this process dies in between and sends again; with `key` exactly once per
+        destination [M3]. A lost connection in between never doubles it.
 
         Raises:
             WorkflowNotFound: if there is no such workflow [M2].
@@ -187,8 +197,8 @@ class Client(Lifecycle):
         key: str,
         *,
         timeout: float | timedelta | None = None,
-        default: Any = ...,
-        type: Any = ...,
+        default: object = ...,
+        type: object = ...,
     ) -> Any: ...
     async def get_event(
         self,
@@ -196,32 +206,36 @@ class Client(Lifecycle):
         key: str | Event[Any],
         *,
         timeout: float | timedelta | None = None,
-        default: Any = MISSING,
-        type: Any = Any,
+        default: object = MISSING,
+        type: object = Any,
     ) -> Any:
-        """The latest value that a workflow has published under a key; waits until there is one, at most `timeout` seconds
-        [E2]. The workflow of this id need not exist yet.
+        """The latest value that a workflow has published under a key; waits until there is one, at most
+        `timeout` seconds [E2]. The workflow of this id need not exist yet.
 
         Raises:
             WaitTimeout: if there was none in time and there is no `default`.
             WorkflowFinished: if the workflow is no longer active and has not set it, `default` or not.
             PayloadDecodeError: if the value does not fit the type.
         """
-        name, kind = events.name_and_type(key, "event key", type)
+        name, kind = name_and_type(key, "event key", type)
         _keys.check_workflow_id(workflow_id)
-        return await events.get_event_outside(self.engine, workflow_id, name, seconds_of(timeout), default, kind)
+        return await events.get_event_outside(
+            self.engine, workflow_id, name, seconds_of(timeout), default, kind
+        )
 
     @overload
     def watch_event(self, workflow_id: str, key: Event[T]) -> AsyncIterator[T]: ...
     @overload
-    def watch_event(self, workflow_id: str, key: str, type: Any = ...) -> AsyncIterator[Any]: ...
-    def watch_event(self, workflow_id: str, key: str | Event[Any], type: Any = Any) -> AsyncIterator[Any]:
-        """An event's value now, then every change in the order of revisions; a slow watcher skips to the latest. Ends when
-        the workflow is no longer active, after the last value [E5]."""
+    def watch_event(self, workflow_id: str, key: str, type: object = ...) -> AsyncIterator[Any]: ...
+    def watch_event(self, workflow_id: str, key: str | Event[Any], type: object = Any) -> AsyncIterator[Any]:
+        """An event's value now, then every change in the order of revisions; a slow watcher skips to the
+        latest. Ends when the workflow is no longer active, after the last value [E5].
+        """
         return events.watch(self.engine, workflow_id, key, type)
 
     async def get_events(self, workflow_id: str, history: bool = False) -> dict[str, Any]:
-        """Every event of a workflow: the latest values by key, or with `history` lists of `(revision, value)`.
+        """Every event of a workflow: the latest values by key, or with `history` lists of `(revision,
+        value)`.
 
         Raises:
             WorkflowNotFound: if there is no such workflow.
@@ -235,12 +249,13 @@ class Client(Lifecycle):
     def read_stream(self, workflow_id: str, key: Stream[T], *, after: int | None = None) -> Reader[T]: ...
     @overload
     def read_stream(
-        self, workflow_id: str, key: str, *, after: int | None = None, type: Any = ...
+        self, workflow_id: str, key: str, *, after: int | None = None, type: object = ...
     ) -> Reader[Any]: ...
     def read_stream(
-        self, workflow_id: str, key: str | Stream[Any], *, after: int | None = None, type: Any = Any
+        self, workflow_id: str, key: str | Stream[Any], *, after: int | None = None, type: object = Any
     ) -> Reader[Any]:
-        """Reads a stream from its beginning, or behind offset `after`, live until it ends [S4, S5]. No I/O until iterated.
+        """Reads a stream from its beginning, or behind offset `after`, live until it ends [S4, S5]. No I/O
+        until iterated.
 
         Raises (when iterated):
             WorkflowNotFound: if there is no such workflow.

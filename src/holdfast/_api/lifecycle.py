@@ -1,7 +1,7 @@
 """How a client or a runtime comes to life and ends: everything long-lived in one task group, under one task.
 
-The group lives in a task of its own, so that a client may be entered in one task and left in another, as test fixtures and
-ASGI servers do.
+The group lives in a task of its own, so that a client may be entered in one task and left in another, as test
+fixtures and ASGI servers do.
 """
 
 import asyncio
@@ -64,7 +64,8 @@ class Lifecycle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         main, self._main = self._main, None
-        assert main is not None and self._stopping is not None
+        assert main is not None
+        assert self._stopping is not None
         self._stopping.set()
         try:
             await _finish(main)
@@ -76,7 +77,9 @@ class Lifecycle:
         started, self._stopping = asyncio.Event(), asyncio.Event()
         self._engine = engine
         # The one task without a group: it is the group's.
-        main = asyncio.create_task(self._serve(started, self._stopping), name=f"holdfast {type(self).__name__.lower()}")
+        main = asyncio.create_task(
+            self._serve(started, self._stopping), name=f"holdfast {type(self).__name__.lower()}"
+        )
         main.add_done_callback(self._ended)
         begun = asyncio.create_task(started.wait(), name="holdfast start")
         try:
@@ -99,12 +102,14 @@ class Lifecycle:
     def _ended(self, main: "asyncio.Task[None]") -> None:
         """A failure of the machinery is a bug: say so at once, and let every call say that nothing runs."""
         if not main.cancelled() and main.exception() is not None and self._main is main:
-            logger.critical("holdfast has stopped working because of an internal error", exc_info=main.exception())
+            logger.critical(
+                "holdfast has stopped working because of an internal error", exc_info=main.exception()
+            )
             self._engine = None
 
     async def _embed(self) -> str:
         """The DSN of the embedded PostgreSQL, started if need be."""
-        from holdfast.embedded import Embedded  # noqa: PLC0415 - most programs bring their own database
+        from holdfast.embedded import Embedded
 
         self._embedded = Embedded()
         return await asyncio.to_thread(self._embedded.acquire)
@@ -126,5 +131,3 @@ async def _finish(main: "asyncio.Task[None]") -> None:
     if cancelled is not None:
         raise cancelled
     await main
-
-

@@ -22,11 +22,12 @@ from holdfast.errors import ConfigurationError, NotRunning, RegistrationError
 class Runtime(Client):
     """Runs workflows as tasks of this process, and talks to them and to others. Inert until entered.
 
-    `workflows`: what it can run, as `Workflow` objects or modules that hold them. `executor_name`: how this process is
-    shown, host and process id by default. `app_version`: noted with what it starts. The rest as for `Client`.
+    `workflows`: what it can run, as `Workflow` objects or modules that hold them. `executor_name`: how this
+    process is shown, host and process id by default. `app_version`: noted with what it starts. The rest as
+    for `Client`.
 
-    Entering adopts what dead processes have left PENDING [W13]. Leaving waits for no workflow: what runs is given back
-    after `Settings.drain` seconds and goes on elsewhere or later [W11].
+    Entering adopts what dead processes have left PENDING [W13]. Leaving waits for no workflow: what runs is
+    given back after `Settings.drain` seconds and goes on elsewhere or later [W11].
 
     Raises (when made):
         RegistrationError: if two workflows have one name.
@@ -108,7 +109,7 @@ class Runtime(Client):
         Raises:
             RegistrationError: if the workflow was not given to this runtime, or is another of the same name.
         """
-        known = self._registry[call.name] if call.name in self._registry else None
+        known = self._registry.get(call.name)
         if call.target is not None and call.target is not known:
             raise RegistrationError(
                 f"this runtime does not know workflow {call.name!r}; pass it in Runtime(workflows=[…]), "

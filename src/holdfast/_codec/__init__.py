@@ -1,13 +1,12 @@
 """Every payload is encoded and decoded in this room: values, calls, errors [K2].
 
 `codec` is the door. Behind it: `payloads` (values to JSON and back), `calls` (arguments), `failures`
-(exceptions), `models` (pydantic, without importing it), `paths` (where in a value something is wrong) and
-`signing`. Nothing here does I/O, keeps rows or imports by name.
+(exceptions), `models` (pydantic, without importing it) and `paths` (where in a value something is wrong).
+Nothing here does I/O, keeps rows or imports by name.
 """
 
 from holdfast._codec.calls import Parameters
 from holdfast._codec.codec import Codec
 from holdfast._codec.failures import ErrorRegistry
-from holdfast._codec.signing import Signed
 
-__all__ = ["Codec", "ErrorRegistry", "Parameters", "Signed"]
+__all__ = ["Codec", "ErrorRegistry", "Parameters"]

@@ -1,7 +1,7 @@
 """What any process needs to talk to workflows and to wait for them: pool, listener, waiters, writer, lookups.
 
-An engine knows nothing of running workflows: what its heartbeat says, and what a new session must take again, is told by
-the `Heart` that it is given. A client's heart only rings; a runtime's holds the lease.
+An engine knows nothing of running workflows: what its heartbeat says, and what a new session must take again,
+is told by the `Heart` that it is given. A client's heart only rings; a runtime's holds the lease.
 """
 
 import asyncio
@@ -80,7 +80,9 @@ class Engine:
         self.channel = _keys.channel(schema)
         self.waiters = Waiters()
         self.pool = Pool(dsn, settings.pool_size, settings.database_patience)
-        self.writer = Writer(dsn, self.sql["commits.batch"], self.channel, self.id, self.waiters, settings, app_version)
+        self.writer = Writer(
+            dsn, self.sql["commits.batch"], self.channel, self.id, self.waiters, settings, app_version
+        )
         self.lookups = Lookups(dsn, self.sql, settings)
         self.heart: Heart = Bell(self)
         self._dsn = dsn
@@ -103,11 +105,13 @@ class Engine:
                     else:
                         await migrate.verify(connection, self.schema)
             except (ConnectionLost, Retryable) as error:
-                raise DatabaseUnavailable("the database went away while its schema was being checked") from error
+                raise DatabaseUnavailable(
+                    "the database went away while its schema was being checked"
+                ) from error
 
     async def ask(self, act: Callable[[Connection], Awaitable[T]], *, insist: bool = False) -> T:
-        """Does something with a connection of the pool; it is done again when the connection is lost, so it must be
-        something that may be done twice. With `insist` it goes on for ever.
+        """Does something with a connection of the pool; it is done again when the connection is lost, so it
+        must be something that may be done twice. With `insist` it goes on for ever.
 
         Raises:
             DatabaseUnavailable: if the database was away for `Settings.database_patience` seconds.
@@ -173,7 +177,9 @@ class Bell:
     async def beat(self, connection: Connection) -> None:
         """Rings this engine's own bell."""
         engine = self._engine
-        await executors.beat(connection, engine.sql, None, held=True, channel=engine.channel, bell=f"!{engine.id}")
+        await executors.beat(
+            connection, engine.sql, None, held=True, channel=engine.channel, bell=f"!{engine.id}"
+        )
 
     def lost(self) -> None:
         """Nothing was held."""

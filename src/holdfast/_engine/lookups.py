@@ -1,8 +1,8 @@
 """Group reading: the probes of waiters outside workflows, many in one round trip.
 
-A woken waiter reads the table. When thousands wake at once, after a reconnect or a burst, their looks gather while the
-last query is on its way and go together in the next one [N4]. Nothing here waits for anything to happen: that is
-`until()`, which asks here.
+A woken waiter reads the table. When thousands wake at once, after a reconnect or a burst, their looks gather
+while the last query is on its way and go together in the next one [N4]. Nothing here waits for anything to
+happen: that is `until()`, which asks here.
 """
 
 import asyncio
@@ -121,7 +121,9 @@ class Lookups:
             if question.born > oldest:
                 kept.append(question)
             elif not question.future.done():
-                unavailable = DatabaseUnavailable("the database did not answer for as long as Settings.database_patience allows")
+                unavailable = DatabaseUnavailable(
+                    "the database did not answer for as long as Settings.database_patience allows"
+                )
                 unavailable.__cause__ = error
                 question.future.set_exception(unavailable)
         return kept

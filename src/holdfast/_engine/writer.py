@@ -1,18 +1,20 @@
 """Group commit: the only write path of running workflows, and of every send and start from outside.
 
-A durable call hands over a record and waits; the writer commits everything that has gathered in one statement, one round
-trip, one fsync, and then answers every caller. There is no linger timer: with nothing in flight a record goes at once,
-under load the next batch gathers while the last one is on its way.
+A durable call hands over a record and waits; the writer commits everything that has gathered in one
+statement, one round trip, one fsync, and then answers every caller. There is no linger timer: with nothing in
+flight a record goes at once, under load the next batch gathers while the last one is on its way.
 
-Batches travel in lanes, by hash of the workflow id: a workflow's records stay in one lane, in the order of the calls, and
-a lane has one batch in flight. Callers are answered in that same order.
+Batches travel in lanes, by hash of the workflow id: a workflow's records stay in one lane, in the order of
+the calls, and a lane has one batch in flight. Callers are answered in that same order.
 
 What can go wrong, and what it means:
-- The connection is lost: whether the batch was committed is unknown. It is sent again, marked `again`; identities made
+- The connection is lost: whether the batch was committed is unknown. It is sent again, marked `again`;
+identities made
   before the first try, and the lane's lock, see to it that nothing is done twice. That goes on until
   `database_patience` has passed for a record, which then fails with DatabaseUnavailable.
 - The data is refused: the batch is split until the bad record stands alone; it alone fails.
-- A caller is cancelled: a record still queued is withdrawn; one in flight is waited for, and undone if it took something.
+- A caller is cancelled: a record still queued is withdrawn; one in flight is waited for, and undone if it
+took something.
 - The backlog is full: callers wait for room, which comes when it has shrunk to half.
 """
 
@@ -24,8 +26,16 @@ from typing import NamedTuple
 
 from holdfast import _clock, _observe
 from holdfast._engine.waiters import Waiters
-from holdfast._store.commits import DONE, MOST_RECORDS, Answer, Batch, Code, Record, answers_of, bell_payloads
-from holdfast._store.connection import Connection, ConnectionLost, DataRejected, Retryable, UniqueViolation, connect, deadline
+from holdfast._store.commits import DONE, MOST_RECORDS, Answer, Batch, Record, answers_of, bell_payloads
+from holdfast._store.connection import (
+    Connection,
+    ConnectionLost,
+    DataRejected,
+    Retryable,
+    UniqueViolation,
+    connect,
+    deadline,
+)
 from holdfast.config import Settings
 from holdfast.errors import DatabaseUnavailable, HoldfastError
 
@@ -75,10 +85,19 @@ class Submission:
 
 
 class Writer:
-    """Commits records in groups. `commit` is for callers; `run` is a task of the engine's group, one for each lane."""
+    """Commits records in groups. `commit` is for callers; `run` is a task of the engine's group, one for each
+    lane.
+    """
 
     def __init__(
-        self, dsn: str, statement: str, channel: str, mark: str, waiters: Waiters, settings: Settings, app_version: str | None
+        self,
+        dsn: str,
+        statement: str,
+        channel: str,
+        mark: str,
+        waiters: Waiters,
+        settings: Settings,
+        app_version: str | None,
     ) -> None:
         self.executor: int | None = None
         self.settings = settings
@@ -97,8 +116,9 @@ class Writer:
     async def commit(self, record: Record, undo: Undo | None = None) -> Answers:
         """Returns once `record` is committed, with an answer for each of its places.
 
-        Cancelling withdraws a record that is still queued. One in flight is waited for; if it then turns out to have
-        been committed, the record that `undo` makes of its answers is committed before CancelledError goes on [M8].
+        Cancelling withdraws a record that is still queued. One in flight is waited for; if it then turns out
+        to have been committed, the record that `undo` makes of its answers is committed before CancelledError
+        goes on [M8].
 
         Raises:
             DatabaseUnavailable: if the database was away for `Settings.database_patience` seconds.
@@ -135,13 +155,22 @@ class Writer:
             sum(len(lane.queue) for lane in self.lanes),
         )
 
-    async def send(self, connection: Connection, batch: Batch, lane: int, *, again: bool) -> dict[int, Answer]:
+    async def send(
+        self, connection: Connection, batch: Batch, lane: int, *, again: bool
+    ) -> dict[int, Answer]:
         """One round trip: commits a batch."""
         bells = bell_payloads(self._mark, batch.bells)
         executor = self.executor
         async with deadline(connection, BATCH_DEADLINE):
             rows = await connection.fetch(
-                self._statement, executor, self._app_version, self._channel, lane, again, bells, *batch.columns()
+                self._statement,
+                executor,
+                self._app_version,
+                self._channel,
+                lane,
+                again,
+                bells,
+                *batch.columns(),
             )
         return answers_of(rows)
 
@@ -283,7 +312,9 @@ class Lane:
             if submission.born > oldest:
                 kept.append(submission)
             else:
-                unavailable = DatabaseUnavailable("the database did not answer for as long as Settings.database_patience allows")
+                unavailable = DatabaseUnavailable(
+                    "the database did not answer for as long as Settings.database_patience allows"
+                )
                 unavailable.__cause__ = error
                 submission.fail(unavailable)
         return kept

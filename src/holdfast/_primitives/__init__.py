@@ -1,1 +1,3 @@
-"""Fourth floor: what workflow code calls. One noun per room; each says what a call asks for and what its answer means."""
+"""Fourth floor: what workflow code calls. One noun per room; each says what a call asks for and what its
+answer means.
+"""

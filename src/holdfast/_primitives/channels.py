@@ -1,6 +1,7 @@
 """What typed channels have in common: a name, and the type written in the brackets.
 
-A channel is inert: it opens nothing, belongs to no runtime and may be made at import, in any number of processes.
+A channel is inert: it opens nothing, belongs to no runtime and may be made at import, in any number of
+processes.
 """
 
 from typing import Any, Generic, TypeVar, get_args
@@ -31,7 +32,7 @@ class Channel(Generic[T]):
         return f"{type(self).__name__}{shown}({self.name!r})"
 
 
-def name_and_type(channel: "str | Channel[Any]", noun: str, given: Any) -> tuple[str, Any]:
+def name_and_type(channel: "str | Channel[Any]", noun: str, given: object) -> tuple[str, Any]:
     """The name and the type of values, from a channel or from a name and a type.
 
     Raises:

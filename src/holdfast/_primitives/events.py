@@ -1,4 +1,6 @@
-"""Events: key-values that a workflow publishes and others await. Every value keeps its revision; readers get the latest."""
+"""Events: key-values that a workflow publishes and others await. Every value keeps its revision; readers get
+the latest.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar, Generic, TypeVar, overload
@@ -43,7 +45,7 @@ class Event(Channel[T], Generic[T]):
     def get(self, workflow_id: str, *, timeout: float | None = None) -> Wait[T]: ...
     @overload
     def get(self, workflow_id: str, *, timeout: float | None = None, default: D) -> Wait[T | D]: ...
-    def get(self, workflow_id: str, *, timeout: float | None = None, default: Any = MISSING) -> Wait[Any]:
+    def get(self, workflow_id: str, *, timeout: float | None = None, default: object = MISSING) -> Wait[Any]:
         """The value of another workflow's event; see `holdfast.get_event`."""
         return get_event(workflow_id, self, timeout=timeout, default=default)
 
@@ -52,9 +54,9 @@ class Event(Channel[T], Generic[T]):
         return watch_event(workflow_id, self)
 
 
-def set_event(key: "str | Event[Any]", value: Any) -> Wait[None]:
-    """Publishes a value under a key of this workflow, or replaces it [E1]. In a workflow: exactly once; in a step: at least
-    once.
+def set_event(key: "str | Event[Any]", value: object) -> Wait[None]:
+    """Publishes a value under a key of this workflow, or replaces it [E1]. In a workflow: exactly once; in a
+    step: at least once.
 
     Raises:
         InvalidName: if the key cannot be one [K1].
@@ -78,7 +80,7 @@ class PublishEvent(Operation[None]):
     __slots__ = ("_payload", "name", "value")
     kind: ClassVar[str] = "set_event"
 
-    def __init__(self, key: str, value: Any) -> None:
+    def __init__(self, key: str, value: object) -> None:
         self.name = key
         self.value = value
 
@@ -90,7 +92,12 @@ class PublishEvent(Operation[None]):
         point("set.before_commit")
         (answer,) = await run.commit(
             SetEvent(
-                owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, key=self.name, payload=self._payload
+                owner=run.owner,
+                step_id=step_id,
+                kind=self.kind,
+                name=self.name,
+                key=self.name,
+                payload=self._payload,
             )
         )
         point("set.after_commit")
@@ -101,7 +108,7 @@ class PublishEvent(Operation[None]):
             raise self.failure(run, answer)
 
 
-async def _set_from_step(found: StepScope, key: str, value: Any) -> None:
+async def _set_from_step(found: StepScope, key: str, value: object) -> None:
     run = found.run
     engine = run.executor.engine
     payload = engine.codec.encode(value, engine.context(run.workflow_id, "event", key))
@@ -113,22 +120,37 @@ async def _set_from_step(found: StepScope, key: str, value: Any) -> None:
 @overload
 def get_event(workflow_id: str, key: Event[T], *, timeout: float | None = None) -> Wait[T]: ...
 @overload
-def get_event(workflow_id: str, key: Event[T], *, timeout: float | None = None, default: D) -> Wait[T | D]: ...
+def get_event(
+    workflow_id: str, key: Event[T], *, timeout: float | None = None, default: D
+) -> Wait[T | D]: ...
 @overload
 def get_event(workflow_id: str, key: str, *, timeout: float | None = None, type: type[T]) -> Wait[T]: ...
 @overload
-def get_event(workflow_id: str, key: str, *, timeout: float | None = None, default: D, type: type[T]) -> Wait[T | D]: ...
+def get_event(
+    workflow_id: str, key: str, *, timeout: float | None = None, default: D, type: type[T]
+) -> Wait[T | D]: ...
 @overload
 def get_event(
-    workflow_id: str, key: str | Event[Any], *, timeout: float | None = None, default: Any = ..., type: Any = ...
+    workflow_id: str,
+    key: str | Event[Any],
+    *,
+    timeout: float | None = None,
+    default: object = ...,
+    type: object = ...,
 ) -> Wait[Any]: ...
 def get_event(
-    workflow_id: str, key: str | Event[Any], *, timeout: float | None = None, default: Any = MISSING, type: Any = Any
+    workflow_id: str,
+    key: str | Event[Any],
+    *,
+    timeout: float | None = None,
+    default: object = MISSING,
+    type: object = Any,
 ) -> Wait[Any]:
     """The latest value that a workflow has published under a key; waits until there is one [E2].
 
-    In a workflow the value, or the timeout, is recorded: a replay gets the same, even if the event has changed since [E3].
-    In a step it is read anew each time. `timeout` is in seconds; the workflow of this id need not exist yet.
+    In a workflow the value, or the timeout, is recorded: a replay gets the same, even if the event has
+    changed since [E3]. In a step it is read anew each time. `timeout` is in seconds; the workflow of this id
+    need not exist yet.
 
     Raises:
         WaitTimeout: if there was no value in time and there is no `default`.
@@ -156,7 +178,7 @@ class GetEvent(Operation[Any]):
     __slots__ = ("default", "name", "target", "timeout", "type")
     kind: ClassVar[str] = "get_event"
 
-    def __init__(self, target: str, key: str, timeout: float | None, default: Any, type: Any) -> None:
+    def __init__(self, target: str, key: str, timeout: float | None, default: object, type: object) -> None:
         self.target = target
         self.name = key
         self.timeout = timeout
@@ -164,7 +186,9 @@ class GetEvent(Operation[Any]):
         self.type = type
 
     async def perform(self, run: Run, step_id: str) -> Answer:
-        claimed = Claim(step_id=step_id, kind=self.kind, name=self.name, target=self.target, timeout=self.timeout)
+        claimed = Claim(
+            step_id=step_id, kind=self.kind, name=self.name, target=self.target, timeout=self.timeout
+        )
         return await claim(run, claimed, _keys_of(self.target, self.name))
 
     def conclude(self, run: Run, answer: Answer) -> Any:
@@ -182,12 +206,12 @@ def _keys_of(workflow_id: str, key: str) -> tuple[str, str]:
     return _keys.wake_key("event", workflow_id, key), _keys.wake_key("end", workflow_id)
 
 
-def _decode(engine: Engine, workflow_id: str, key: str, payload: bytes | None, type: Any) -> Any:
+def _decode(engine: Engine, workflow_id: str, key: str, payload: bytes | None, type: object) -> Any:
     assert payload is not None
     return engine.codec.decode(payload, type, engine.context(workflow_id, "event", key))
 
 
-def default_or_timeout(workflow_id: str, key: str, default: Any) -> Any:
+def default_or_timeout(workflow_id: str, key: str, default: object) -> Any:
     """What a wait for an event ends with when its time is over."""
     if default is not MISSING:
         return default
@@ -195,12 +219,14 @@ def default_or_timeout(workflow_id: str, key: str, default: Any) -> Any:
 
 
 async def get_event_outside(
-    engine: Engine, workflow_id: str, key: str, timeout: float | None, default: Any, type: Any
+    engine: Engine, workflow_id: str, key: str, timeout: float | None, default: object, type: object
 ) -> Any:
     """The latest value, waited for from outside a workflow or from a step: nothing is recorded."""
     look = EventLook(workflow_id, key)
     deadline = None if timeout is None else _clock.monotonic() + timeout
-    news = await engine.waiters.until(_keys_of(workflow_id, key), lambda: engine.lookups.look(look), deadline=deadline)
+    news = await engine.waiters.until(
+        _keys_of(workflow_id, key), lambda: engine.lookups.look(look), deadline=deadline
+    )
     if news is None:
         return default_or_timeout(workflow_id, key, default)
     if news.revision is None:
@@ -213,29 +239,33 @@ def watch_event(workflow_id: str, key: Event[T]) -> AsyncIterator[T]: ...
 @overload
 def watch_event(workflow_id: str, key: str, type: type[T]) -> AsyncIterator[T]: ...
 @overload
-def watch_event(workflow_id: str, key: str | Event[Any], type: Any = ...) -> AsyncIterator[Any]: ...
-def watch_event(workflow_id: str, key: str | Event[Any], type: Any = Any) -> AsyncIterator[Any]:
+def watch_event(workflow_id: str, key: str | Event[Any], type: object = ...) -> AsyncIterator[Any]: ...
+def watch_event(workflow_id: str, key: str | Event[Any], type: object = Any) -> AsyncIterator[Any]:
     """The value of an event now, then every change, in the order of revisions; in a step.
 
-    A slow watcher skips to the latest value and never goes back. It ends when the workflow is no longer active, after the
-    last value [E5].
+    A slow watcher skips to the latest value and never goes back. It ends when the workflow is no longer
+    active, after the last value [E5].
 
     Raises:
         NotInWorkflow: outside a step; there, use `Runtime.watch_event`.
     """
-    found = current_scope("watch_event", "from outside, use Runtime.watch_event, Client.watch_event or Handle.watch")
+    found = current_scope(
+        "watch_event", "from outside, use Runtime.watch_event, Client.watch_event or Handle.watch"
+    )
     if isinstance(found, Branch):
-        raise NotInWorkflow("watch_event would not be the same on a replay: watch inside a step, or await get_event")
+        raise NotInWorkflow(
+            "watch_event would not be the same on a replay: watch inside a step, or await get_event"
+        )
     return watch(found.run.executor.engine, workflow_id, key, type)
 
 
-def watch(engine: Engine, workflow_id: str, key: "str | Event[Any]", type: Any) -> AsyncIterator[Any]:
+def watch(engine: Engine, workflow_id: str, key: "str | Event[Any]", type: object) -> AsyncIterator[Any]:
     """The values of an event as they come, from outside a workflow or from a step."""
     name, kind = name_and_type(key, "event key", type)
     return _watch(engine, _keys.check_workflow_id(workflow_id), name, kind)
 
 
-async def _watch(engine: Engine, workflow_id: str, key: str, type: Any) -> AsyncIterator[Any]:
+async def _watch(engine: Engine, workflow_id: str, key: str, type: object) -> AsyncIterator[Any]:
     revision = 0
     while True:
 
@@ -252,7 +282,9 @@ async def _watch(engine: Engine, workflow_id: str, key: str, type: Any) -> Async
 async def all_events(engine: Engine, workflow_id: str, *, history: bool) -> dict[str, Any]:
     """Every event of a workflow: the latest values, or all of them as `(revision, value)`."""
     _keys.check_workflow_id(workflow_id)
-    rows = await engine.ask(lambda connection: list_events(connection, engine.sql, workflow_id, history=history))
+    rows = await engine.ask(
+        lambda connection: list_events(connection, engine.sql, workflow_id, history=history)
+    )
     values: dict[str, Any] = {}
     for key, revision, payload in rows:
         value = _decode(engine, workflow_id, key, payload, Any)

@@ -1,6 +1,7 @@
 """Handles: a workflow's id and the type of its result, with everything one may ask of it.
 
-The same handle works from outside, where nothing is recorded, and inside a workflow, where asking is a durable call.
+The same handle works from outside, where nothing is recorded, and inside a workflow, where asking is a
+durable call.
 """
 
 from collections.abc import AsyncIterator, Coroutine
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 from holdfast import _clock, _keys
 from holdfast._engine.engine import Engine
 from holdfast._primitives import events, messages, streams
+from holdfast._primitives.channels import name_and_type
 from holdfast._primitives.events import Event
 from holdfast._primitives.messages import Topic
 from holdfast._primitives.streams import Reader, Stream
@@ -43,7 +45,7 @@ class Handle(Generic[R_co]):
 
     __slots__ = ("_engine", "_type", "id")
 
-    def __init__(self, engine: Engine, workflow_id: str, type: Any) -> None:
+    def __init__(self, engine: Engine, workflow_id: str, type: object) -> None:
         self.id = _keys.check_workflow_id(workflow_id)
         self._engine = engine
         self._type = type
@@ -82,8 +84,10 @@ class Handle(Generic[R_co]):
     @overload
     def send(self, topic: Topic[T], value: T, key: str | None = None) -> Coroutine[Any, Any, None]: ...
     @overload
-    def send(self, topic: str | None, value: Any, key: str | None = None) -> Coroutine[Any, Any, None]: ...
-    def send(self, topic: str | Topic[Any] | None, value: Any, key: str | None = None) -> Coroutine[Any, Any, None]:
+    def send(self, topic: str | None, value: object, key: str | None = None) -> Coroutine[Any, Any, None]: ...
+    def send(
+        self, topic: str | Topic[Any] | None, value: object, key: str | None = None
+    ) -> Coroutine[Any, Any, None]:
         """Sends it a message; see `Runtime.send`, and `holdfast.send` inside a workflow."""
         if scope.get() is not None:
             return messages.send(self.id, value, topic, key=key)
@@ -97,28 +101,33 @@ class Handle(Generic[R_co]):
     ) -> Coroutine[Any, Any, T | D]: ...
     @overload
     def get(
-        self, event: str, timeout: float | timedelta | None = None, *, default: Any = ..., type: Any = ...
+        self,
+        event: str,
+        timeout: float | timedelta | None = None,
+        *,
+        default: object = ...,
+        type: object = ...,
     ) -> Coroutine[Any, Any, Any]: ...
     def get(
         self,
         event: str | Event[Any],
         timeout: float | timedelta | None = None,
         *,
-        default: Any = MISSING,
-        type: Any = Any,
+        default: object = MISSING,
+        type: object = Any,
     ) -> Coroutine[Any, Any, Any]:
         """Awaits its event; see `Runtime.get_event`, and `holdfast.get_event` inside a workflow."""
         seconds = seconds_of(timeout)
         if scope.get() is not None:
             return events.get_event(self.id, event, timeout=seconds, default=default, type=type)
-        name, kind = events.name_and_type(event, "event key", type)
+        name, kind = name_and_type(event, "event key", type)
         return events.get_event_outside(self._engine, self.id, name, seconds, default, kind)
 
     @overload
     def watch(self, event: Event[T]) -> AsyncIterator[T]: ...
     @overload
-    def watch(self, event: str, type: Any = ...) -> AsyncIterator[Any]: ...
-    def watch(self, event: str | Event[Any], type: Any = Any) -> AsyncIterator[Any]:
+    def watch(self, event: str, type: object = ...) -> AsyncIterator[Any]: ...
+    def watch(self, event: str | Event[Any], type: object = Any) -> AsyncIterator[Any]:
         """Its event's value now, then every change; see `Runtime.watch_event`."""
         if scope.get() is not None:
             return events.watch_event(self.id, event, type)
@@ -127,8 +136,8 @@ class Handle(Generic[R_co]):
     @overload
     def read(self, stream: Stream[T], *, after: int | None = None) -> Reader[T]: ...
     @overload
-    def read(self, stream: str, *, after: int | None = None, type: Any = ...) -> Reader[Any]: ...
-    def read(self, stream: str | Stream[Any], *, after: int | None = None, type: Any = Any) -> Reader[Any]:
+    def read(self, stream: str, *, after: int | None = None, type: object = ...) -> Reader[Any]: ...
+    def read(self, stream: str | Stream[Any], *, after: int | None = None, type: object = Any) -> Reader[Any]:
         """Reads its stream; see `Runtime.read_stream`."""
         if scope.get() is not None:
             return streams.read_stream(self.id, stream, after=after, type=type)
@@ -145,7 +154,7 @@ class AwaitResult(Operation[Any]):
     kind: ClassVar[str] = "result"
     name = ""
 
-    def __init__(self, target: str, type: Any, timeout: float | None) -> None:
+    def __init__(self, target: str, type: object, timeout: float | None) -> None:
         self.target = target
         self.type = type
         self.timeout = timeout
@@ -166,20 +175,24 @@ _ENDS = {
 }
 
 
-async def result_outside(engine: Engine, workflow_id: str, type: Any, timeout: float | None) -> Any:
+async def result_outside(engine: Engine, workflow_id: str, type: object, timeout: float | None) -> Any:
     """Waits for a workflow's end from outside: nothing is recorded [W15]."""
     look = ResultLook(workflow_id)
     deadline = None if timeout is None else _clock.monotonic() + timeout
     key = _keys.wake_key("end", workflow_id)
-    ended: Ended | None = await engine.waiters.until((key,), lambda: engine.lookups.look(look), deadline=deadline)
+    ended: Ended | None = await engine.waiters.until(
+        (key,), lambda: engine.lookups.look(look), deadline=deadline
+    )
     if ended is None:
         raise WaitTimeout(f"workflow {workflow_id!r} did not end in time; it goes on")
     code = Code.NOT_FOUND if ended.status is None else _ENDS[ended.status]
     return outcome_of(engine, workflow_id, Answer(code, ended.output), type, itself=False)
 
 
-def outcome_of(engine: Engine, workflow_id: str, answer: Answer, type: Any, *, itself: bool) -> Any:
-    """A workflow's result, or its failure: as the exception that it raised (`itself`), or as WorkflowFailed from it."""
+def outcome_of(engine: Engine, workflow_id: str, answer: Answer, type: object, *, itself: bool) -> Any:
+    """A workflow's result, or its failure: as the exception that it raised (`itself`), or as WorkflowFailed
+    from it.
+    """
     if answer.code is Code.VALUE:
         assert answer.payload is not None
         return engine.codec.decode(answer.payload, type, engine.context(workflow_id, "output"))
@@ -239,8 +252,8 @@ async def cancel_workflow(engine: Engine, workflow_id: str) -> bool:
     )
     if workflow_id in active:
         return True
-    if not await engine.ask(lambda connection: workflows.workflow_exists(connection, engine.sql, workflow_id)):
+    if not await engine.ask(
+        lambda connection: workflows.workflow_exists(connection, engine.sql, workflow_id)
+    ):
         raise WorkflowNotFound(workflow_id)
     return False
-
-

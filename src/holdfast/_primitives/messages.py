@@ -1,7 +1,8 @@
 """Messages: durable, first in first out per workflow and topic, each taken by exactly one recv.
 
-A recv's claim takes the oldest message and records the call in one commit. Several recvs of one workflow on one topic
-share a mailbox, which claims for all that wait at once, in the order of their calls: so none overtakes another [M7].
+A recv's claim takes the oldest message and records the call in one commit. Several recvs of one workflow on
+one topic share a mailbox, which claims for all that wait at once, in the order of their calls: so none
+overtakes another [M7].
 """
 
 import asyncio
@@ -45,7 +46,7 @@ class Topic(Channel[T], Generic[T]):
     def recv(self, *, timeout: float | None = None) -> Wait[T]: ...
     @overload
     def recv(self, *, timeout: float | None = None, default: D) -> Wait[T | D]: ...
-    def recv(self, *, timeout: float | None = None, default: Any = MISSING) -> Wait[Any]:
+    def recv(self, *, timeout: float | None = None, default: object = MISSING) -> Wait[Any]:
         """Takes the next message of this topic; see `holdfast.recv`."""
         return recv(self, timeout=timeout, default=default)
 
@@ -66,16 +67,25 @@ def recv(topic: Topic[T], *, timeout: float | None = None, default: D) -> Wait[T
 @overload
 def recv(topic: str | None = None, *, timeout: float | None = None, type: type[T]) -> Wait[T]: ...
 @overload
-def recv(topic: str | None = None, *, timeout: float | None = None, default: D, type: type[T]) -> Wait[T | D]: ...
-@overload
-def recv(topic: str | None = None, *, timeout: float | None = None, default: Any = ..., type: Any = ...) -> Wait[Any]: ...
 def recv(
-    topic: str | Topic[Any] | None = None, *, timeout: float | None = None, default: Any = MISSING, type: Any = Any
+    topic: str | None = None, *, timeout: float | None = None, default: D, type: type[T]
+) -> Wait[T | D]: ...
+@overload
+def recv(
+    topic: str | None = None, *, timeout: float | None = None, default: object = ..., type: object = ...
+) -> Wait[Any]: ...
+def recv(
+    topic: str | Topic[Any] | None = None,
+    *,
+    timeout: float | None = None,
+    default: object = MISSING,
+    type: object = Any,
 ) -> Wait[Any]:
     """Takes the oldest message of a topic; waits for one if there is none. Only in a workflow.
 
-    Without a topic, messages sent without one. Taking and recording are one commit [M4]. `timeout` is in seconds, by the
-    database's clock, and counts on through crashes [W9]; 0 looks once; None waits for ever [M6].
+    Without a topic, messages sent without one. Taking and recording are one commit [M4]. `timeout` is in
+    seconds, by the database's clock, and counts on through crashes [W9]; 0 looks once; None waits for ever
+    [M6].
 
     Raises:
         WaitTimeout: if no message came in time and there is no `default`.
@@ -97,7 +107,7 @@ class Recv(Operation[Any]):
     __slots__ = ("default", "name", "timeout", "type")
     kind: ClassVar[str] = "recv"
 
-    def __init__(self, topic: str, timeout: float | None, default: Any, type: Any) -> None:
+    def __init__(self, topic: str, timeout: float | None, default: object, type: object) -> None:
         self.name = topic
         self.timeout = timeout
         self.default = default
@@ -111,7 +121,9 @@ class Recv(Operation[Any]):
         if answer.code is Code.VALUE:
             assert answer.payload is not None
             engine = run.executor.engine
-            return engine.codec.decode(answer.payload, self.type, engine.context(run.workflow_id, "message", self.name))
+            return engine.codec.decode(
+                answer.payload, self.type, engine.context(run.workflow_id, "message", self.name)
+            )
         if answer.code is Code.ERROR:
             raise self.failure(run, answer)
         if self.default is not MISSING:
@@ -134,7 +146,9 @@ class Place:
         self.box.places[self.claim.step_id] = self
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.box.leave(self)
 
     async def take(self) -> Answer:
@@ -217,7 +231,9 @@ class Mailbox:
             received(await self.run.commit(record, received))
 
     async def withdraw(self, place: Place) -> None:
-        """A cancelled recv leaves nothing behind: what it took is given back before the cancellation goes on [M8]."""
+        """A cancelled recv leaves nothing behind: what it took is given back before the cancellation goes on
+        [M8].
+        """
         del self.places[place.claim.step_id]
         await _outlast(self._looking)
         self.places[place.claim.step_id] = place
@@ -236,11 +252,13 @@ async def _outlast(lock: asyncio.Lock) -> None:
             continue
 
 
-def send(workflow_id: str, message: Any, topic: "str | Topic[Any] | None" = None, *, key: str | None = None) -> Wait[None]:
+def send(
+    workflow_id: str, message: object, topic: "str | Topic[Any] | None" = None, *, key: str | None = None
+) -> Wait[None]:
     """Sends a message to a workflow, from a workflow (exactly once) or from a step (at least once) [M3].
 
-    When it returns, the message is committed, and its destination will be able to receive it [M1]. With `key`, a second
-    message of the same key to the same destination is dropped silently, whatever it holds.
+    When it returns, the message is committed, and its destination will be able to receive it [M1]. With
+    `key`, a second message of the same key to the same destination is dropped silently, whatever it holds.
 
     Raises:
         WorkflowNotFound: if there is no such workflow [M2].
@@ -269,7 +287,7 @@ class SendMessage(Operation[None]):
     __slots__ = ("_payload", "key", "message", "name", "to")
     kind: ClassVar[str] = "send"
 
-    def __init__(self, to: str, topic: str, message: Any, key: str | None) -> None:
+    def __init__(self, to: str, topic: str, message: object, key: str | None) -> None:
         self.to = to
         self.name = topic
         self.message = message
@@ -311,7 +329,7 @@ def check_sent(to: str, answer: Answer) -> None:
         raise WorkflowFinished(to)
 
 
-async def _send_from_step(found: StepScope, to: str, topic: str, message: Any, key: str | None) -> None:
+async def _send_from_step(found: StepScope, to: str, topic: str, message: object, key: str | None) -> None:
     run = found.run
     engine = run.executor.engine
     payload = engine.codec.encode(message, engine.context(to, "message", topic))
@@ -331,7 +349,7 @@ async def _send_from_step(found: StepScope, to: str, topic: str, message: Any, k
 
 
 async def send_from_outside(
-    engine: Engine, workflow_id: str, message: Any, topic: "str | Topic[Any] | None", key: str | None
+    engine: Engine, workflow_id: str, message: object, topic: "str | Topic[Any] | None", key: str | None
 ) -> None:
     """Sends a message from outside any workflow: at least once by nature, exactly once with a key [M3]."""
     to = _keys.check_workflow_id(workflow_id)
@@ -340,7 +358,9 @@ async def send_from_outside(
         _keys.check_name(key, "key")
     payload = engine.codec.encode(message, engine.context(to, "message", name))
     point("outside_send.before_commit")
-    (answer,) = await engine.writer.commit(OutsideSend(to=to, topic=name, payload=payload, token=uuid4(), key=key))
+    (answer,) = await engine.writer.commit(
+        OutsideSend(to=to, topic=name, payload=payload, token=uuid4(), key=key)
+    )
     point("outside_send.after_commit")
     check_sent(to, answer)
 

@@ -1,10 +1,10 @@
-"""Steps: functions whose results are recorded, so that they never run again once they have; and transactions, whose effect
-and record are one commit."""
+"""Steps: functions whose results are recorded, so that they never run again once they have; and transactions,
+whose effect and record are one commit.
+"""
 
 import asyncio
 import functools
 import inspect
-import random
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
@@ -48,7 +48,9 @@ class Policy:
         timeout: float | timedelta | None,
     ) -> None:
         if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= MOST_ATTEMPTS:
-            raise ConfigurationError(f"attempts is how often a step is tried: a whole number from 1 to {MOST_ATTEMPTS}")
+            raise ConfigurationError(
+                f"attempts is how often a step is tried: a whole number from 1 to {MOST_ATTEMPTS}"
+            )
         if base < 1:
             raise ConfigurationError("wait_exp_base must be at least 1")
         self.attempts = attempts
@@ -64,11 +66,11 @@ class Policy:
         on = self.retry_on
         if isinstance(on, (type, tuple)):
             return isinstance(error, on)
-        return bool(on(error))  # type: ignore[operator]
+        return bool(on(error))
 
 
 class Step(Generic[P, R]):
-    """A function whose result is recorded; made by `@holdfast.step`. Called in a workflow, it gives a `Wait`."""
+    """A function whose result is recorded, made by `@step`. In a workflow, calling it gives a `Wait`."""
 
     kind = "step"
 
@@ -134,7 +136,7 @@ class StepCall(Operation[Any]):
         """Runs the body until it succeeds or may not be tried again."""
         engine = run.executor.engine
         policy = self.step.policy
-        pauses = delays(policy.initial, policy.maximum, policy.base, policy.jitter, random)  # type: ignore[arg-type]
+        pauses = delays(policy.initial, policy.maximum, policy.base, policy.jitter)
         errors: list[BaseException] = []
         for attempt in range(1, policy.attempts + 1):
             try:
@@ -143,7 +145,7 @@ class StepCall(Operation[Any]):
             except PayloadError as error:
                 errors.append(error)
                 break
-            except Exception as error:  # noqa: BLE001 - whatever a step raises is its outcome, and recorded
+            except Exception as error:
                 run.check()
                 errors.append(error)
                 if not policy.retries(error):
@@ -153,8 +155,12 @@ class StepCall(Operation[Any]):
             if attempt < policy.attempts:
                 logger.debug("step %s %r of workflow %r is tried again", step_id, self.name, run.workflow_id)
                 await asyncio.sleep(next(pauses))
-        error = errors[-1] if len(errors) == 1 else _used_up(self.name, errors)
-        return Code.ERROR, engine.codec.encode_error(error, engine.context(run.workflow_id, "error", self.name)), len(errors)
+        final = errors[-1] if len(errors) == 1 else _used_up(self.name, errors)
+        return (
+            Code.ERROR,
+            engine.codec.encode_error(final, engine.context(run.workflow_id, "error", self.name)),
+            len(errors),
+        )
 
     async def _try(self, run: Run, step_id: str, attempt: int) -> Any:
         """Runs the body once, in the step's own scope."""
@@ -196,6 +202,9 @@ class Transaction(Step[P, R]):
 
     kind = "transaction"
 
+    def __init__(self, fn: Callable[..., Any], name: str, parameters: Parameters, policy: Policy) -> None:
+        super().__init__(fn, name, parameters, policy)
+
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.parameters.check((None, *args), kwargs)
 
@@ -203,7 +212,7 @@ class Transaction(Step[P, R]):
         """A durable call; only in a workflow, for only there is a connection to give."""
         if not isinstance(scope.get(), Branch):
             raise NotInWorkflow(
-                f"transaction {self.name!r} runs inside a workflow; outside, call its .fn with a connection of your own"
+                f"transaction {self.name!r} runs in a workflow; outside, call its .fn with your own connection"
             )
         return super().__call__(*args, **kwargs)
 
@@ -223,12 +232,14 @@ class TransactionCall(StepCall):
             return await self._transact(run, step_id, begun)
         except (ConnectionLost, Retryable):
             return await self._after_trouble(run, step_id, begun)
-        except Exception as error:  # noqa: BLE001 - whatever a step raises is its outcome, and recorded
+        except Exception as error:
             run.check()
             return await self._fail(run, step_id, error)
 
     async def _after_trouble(self, run: Run, step_id: str, begun: float) -> Answer:
-        """A commit whose reply was lost may have happened: the journal knows. Else the transaction is tried again."""
+        """A commit whose reply was lost may have happened: the journal knows. Else the transaction is tried
+        again.
+        """
         pauses = delays(0.02, 1.0)
         while True:
             run.check()
@@ -239,7 +250,7 @@ class TransactionCall(StepCall):
                 return await self._transact(run, step_id, begun)
             except (ConnectionLost, Retryable):
                 await asyncio.sleep(next(pauses))
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:
                 run.check()
                 return await self._fail(run, step_id, error)
 
@@ -256,7 +267,9 @@ class TransactionCall(StepCall):
                 async with engine.writer.lane(run.workflow_id).exclusive:
                     run.check()
                     point("transaction.before_commit")
-                    recorded = await self._record(run, step_id, connection, output, _clock.monotonic() - begun)
+                    recorded = await self._record(
+                        run, step_id, connection, output, _clock.monotonic() - begun
+                    )
                     if recorded:
                         with translate():
                             await transaction.commit()
@@ -281,11 +294,22 @@ class TransactionCall(StepCall):
         finally:
             scope.reset(token)
 
-    async def _record(self, run: Run, step_id: str, connection: Connection, output: bytes, elapsed: float) -> bool:
+    async def _record(
+        self, run: Run, step_id: str, connection: Connection, output: bytes, elapsed: float
+    ) -> bool:
         executor, sql = run.executor.writer.executor, run.executor.engine.sql
         with translate():
             return await record_transaction(
-                connection, sql, executor, run.workflow_id, run.owner.epoch, step_id, self.name, output, 1, elapsed
+                connection,
+                sql,
+                executor,
+                run.workflow_id,
+                run.owner.epoch,
+                step_id,
+                self.name,
+                output,
+                1,
+                elapsed,
             )
 
     async def _adopt(self, run: Run, step_id: str) -> Answer:
@@ -360,12 +384,13 @@ def step(
     timeout: float | timedelta | None = None,
     name: str | None = None,
 ) -> Any:
-    """Makes a step of a function: its result is recorded, and once it is, the function never runs for this call again [W2].
+    """Makes a step of a function: its result is recorded, and once it is, the function never runs for this
+    call again [W2].
 
-    An `async def` runs in the event loop, a `def` in a worker thread. What it raises is tried again up to `attempts` times
-    in all, after `wait_initial * wait_exp_base**n` and up to `wait_jitter` seconds, at most `wait_max`, if `retry_on` (types,
-    or a predicate) accepts it. `timeout` is in seconds, for one try. The result is the decoded value, on the first run as on
-    a replay.
+    An `async def` runs in the event loop, a `def` in a worker thread. What it raises is tried again up to
+    `attempts` times in all, after `wait_initial * wait_exp_base**n` and up to `wait_jitter` seconds, at most
+    `wait_max`, if `retry_on` (types, or a predicate) accepts it. `timeout` is in seconds, for one try. The
+    result is the decoded value, on the first run as on a replay.
 
     Raises (when called in a workflow):
         the step's own error: if it had one try, or `retry_on` declined it [W6].
@@ -402,22 +427,22 @@ class StepDecorator:
 
 
 def transaction(fn: Callable[Concatenate[Any, P], Awaitable[R]], /) -> Transaction[P, R]:
-    """Makes a step of a function that gets an asyncpg connection first, inside a transaction which commits together with
-    the step's record: exactly once [W2].
+    """Makes a step of a function that gets an asyncpg connection first, inside a transaction which commits
+    together with the step's record: exactly once [W2].
 
-    The isolation is READ COMMITTED. What it raises rolls the transaction back and is recorded. A transaction that a lost
-    connection or a deadlock has rolled back is run again.
+    The isolation is READ COMMITTED. What it raises rolls the transaction back and is recorded. A transaction
+    that a lost connection or a deadlock has rolled back is run again.
 
     Example:
         >>> @transaction
         ... async def book(connection: Any, account: int, amount: int) -> None:
-        ...     await connection.execute("update accounts set balance = balance + $2 where id = $1", account, amount)
+        ...     await connection.execute("update accounts set held = $2 where id = $1", account, amount)
     """
     if not inspect.iscoroutinefunction(fn):
         raise ConfigurationError("a transaction is an async def whose first parameter is the connection")
     policy = Policy(1, 0.0, 0.0, 1.0, 0.0, Exception, None)
     name = _keys.check_name(fn.__name__, "step name")
-    return Transaction(fn, name, Parameters(fn, _locals_of_caller()), policy)
+    return Transaction[P, R](fn, name, Parameters(fn, _locals_of_caller()), policy)
 
 
 def _locals_of_caller() -> dict[str, Any]:

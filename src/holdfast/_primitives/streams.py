@@ -47,11 +47,11 @@ class Stream(Channel[T], Generic[T]):
         return read_stream(workflow_id, self, after=after)
 
 
-def write_stream(key: "str | Stream[Any]", *values: Any) -> Wait[None]:
+def write_stream(key: "str | Stream[Any]", *values: object) -> Wait[None]:
     """Appends values to a stream of this workflow, in one commit, in the order of the calls [S1].
 
-    In a workflow exactly once; in a step at least once: the values of every try are visible, `Item.attempt` tells them
-    apart [S2].
+    In a workflow exactly once; in a step at least once: the values of every try are visible, `Item.attempt`
+    tells them apart [S2].
 
     Raises:
         StreamClosed: if the stream has been closed; recorded [S3].
@@ -76,7 +76,7 @@ class WriteStream(Operation[None]):
     __slots__ = ("_payloads", "name", "values")
     kind: ClassVar[str] = "write_stream"
 
-    def __init__(self, key: str, values: tuple[Any, ...]) -> None:
+    def __init__(self, key: str, values: tuple[object, ...]) -> None:
         self.name = key
         self.values = values
 
@@ -105,13 +105,13 @@ class WriteStream(Operation[None]):
             raise StreamClosed(self.name)
 
 
-def _encode(run: Run, key: str, values: tuple[Any, ...]) -> list[bytes]:
+def _encode(run: Run, key: str, values: tuple[object, ...]) -> list[bytes]:
     engine = run.executor.engine
     context = engine.context(run.workflow_id, "stream", key)
     return [engine.codec.encode(value, context) for value in values]
 
 
-async def _write_from_step(found: StepScope, key: str, values: tuple[Any, ...]) -> None:
+async def _write_from_step(found: StepScope, key: str, values: tuple[object, ...]) -> None:
     run = found.run
     (answer,) = await run.commit(
         Write(
@@ -177,41 +177,45 @@ def read_stream(workflow_id: str, key: Stream[T], *, after: int | None = None) -
 def read_stream(workflow_id: str, key: str, *, after: int | None = None, type: type[T]) -> "Reader[T]": ...
 @overload
 def read_stream(
-    workflow_id: str, key: str | Stream[Any], *, after: int | None = None, type: Any = ...
+    workflow_id: str, key: str | Stream[Any], *, after: int | None = None, type: object = ...
 ) -> "Reader[Any]": ...
 def read_stream(
-    workflow_id: str, key: str | Stream[Any], *, after: int | None = None, type: Any = Any
+    workflow_id: str, key: str | Stream[Any], *, after: int | None = None, type: object = Any
 ) -> "Reader[Any]":
     """Reads a workflow's stream from its beginning, or behind offset `after`; in a step.
 
     Raises:
         NotInWorkflow: outside a step; there, use `Runtime.read_stream`.
     """
-    found = current_scope("read_stream", "from outside, use Runtime.read_stream, Client.read_stream or Handle.read")
+    found = current_scope(
+        "read_stream", "from outside, use Runtime.read_stream, Client.read_stream or Handle.read"
+    )
     if isinstance(found, Branch):
         raise NotInWorkflow("read_stream would not be the same on a replay: read inside a step")
     return open_reader(found.run.executor.engine, workflow_id, key, after=after, type=type)
 
 
 def open_reader(
-    engine: Engine, workflow_id: str, key: "str | Stream[Any]", *, after: int | None, type: Any
+    engine: Engine, workflow_id: str, key: "str | Stream[Any]", *, after: int | None, type: object
 ) -> "Reader[Any]":
     """A reader over an engine. No I/O until it is iterated."""
     name, kind = name_and_type(key, "stream name", type)
     if after is not None and after < -1:
-        raise ValueError("after is the offset of the last value already read: 0 or more, or None for the beginning")
+        raise ValueError(
+            "after is the offset of the last value already read: 0 or more, or None for the beginning"
+        )
     return Reader(engine, _keys.check_workflow_id(workflow_id), name, -1 if after is None else after, kind)
 
 
 class Reader(AsyncIterator[T], Generic[T]):
     """The values of one stream, in order, as they are committed [S5]. `async for value in reader`.
 
-    It stops when the stream has been closed, or when its workflow is no longer active, after the last value [S4]. `closed`
-    and `ended` tell afterwards which it was. Between two values it holds nothing but values already read, so that it may be
-    dropped at any time [S9].
+    It stops when the stream has been closed, or when its workflow is no longer active, after the last value
+    [S4]. `closed` and `ended` tell afterwards which it was. Between two values it holds nothing but values
+    already read, so that it may be dropped at any time [S9].
     """
 
-    def __init__(self, engine: Engine, workflow_id: str, key: str, after: int, type: Any) -> None:
+    def __init__(self, engine: Engine, workflow_id: str, key: str, after: int, type: object) -> None:
         self.closed = False
         self.ended = False
         self.offset = after
@@ -249,7 +253,10 @@ class Reader(AsyncIterator[T], Generic[T]):
             return
         engine = self._engine
         look = StreamLook(self._workflow_id, self._key, self._fetched_to)
-        keys = (_keys.wake_key("stream", self._workflow_id, self._key), _keys.wake_key("end", self._workflow_id))
+        keys = (
+            _keys.wake_key("stream", self._workflow_id, self._key),
+            _keys.wake_key("end", self._workflow_id),
+        )
         news: StreamNews | None = await engine.waiters.until(keys, lambda: engine.lookups.look(look))
         assert news is not None, "a wait without a deadline ends with news"
         if news.status is None:

@@ -48,7 +48,9 @@ def sleep_until(moment: datetime) -> Wait[None]:
     """
     if moment.tzinfo is None:
         raise ValueError("sleep_until needs a moment with a time zone, such as datetime.now(timezone.utc)")
-    return call(current_branch("sleep_until", "there, use asyncio.sleep"), Sleep("sleep_until", moment.timestamp()))
+    return call(
+        current_branch("sleep_until", "there, use asyncio.sleep"), Sleep("sleep_until", moment.timestamp())
+    )
 
 
 class Sleep(Operation[None]):
@@ -101,7 +103,7 @@ class Once(Operation[Any]):
     __slots__ = ("make", "name", "type")
     kind: ClassVar[str] = "value"
 
-    def __init__(self, name: str, make: Callable[[], Any], type: Any) -> None:
+    def __init__(self, name: str, make: Callable[[], Any], type: object) -> None:
         self.name = name
         self.make = make
         self.type = type
@@ -119,4 +121,6 @@ class Once(Operation[Any]):
         if answer.code is Code.ERROR or answer.payload is None:
             raise self.failure(run, answer)
         engine = run.executor.engine
-        return engine.codec.decode(answer.payload, self.type, engine.context(run.workflow_id, "step", self.name))
+        return engine.codec.decode(
+            answer.payload, self.type, engine.context(run.workflow_id, "step", self.name)
+        )

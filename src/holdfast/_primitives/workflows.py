@@ -1,4 +1,6 @@
-"""Workflows as users define and call them: the decorator, bound calls, children, and where the running code is."""
+"""Workflows as users define and call them: the decorator, bound calls, children, and where the running code
+is.
+"""
 
 import functools
 import inspect
@@ -12,7 +14,7 @@ from holdfast import _keys
 from holdfast._codec import Parameters
 from holdfast._observe import point
 from holdfast._primitives.handles import Handle, outcome_of
-from holdfast._run.context import Branch, current_branch, scope
+from holdfast._run.context import StepScope, current_branch, scope
 from holdfast._run.operation import Operation, Wait, call, claim, durable
 from holdfast._run.registry import Definition
 from holdfast._run.run import Run
@@ -26,12 +28,17 @@ MAX_RECOVERIES = 5
 
 
 class Call(Wait[R], Generic[R]):
-    """A workflow with its arguments: give it to `start` or `run`, or await it inside a workflow as a child."""
+    """A workflow with its arguments: give it to `start` or `run`, or await it in a workflow as a child."""
 
     __slots__ = ("args", "kwargs", "name", "returns", "target")
 
     def __init__(
-        self, name: str, returns: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: Definition | None = None
+        self,
+        name: str,
+        returns: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        target: Definition | None = None,
     ) -> None:
         super().__init__(self._run_child)
         self.name = name
@@ -47,7 +54,9 @@ class Call(Wait[R], Generic[R]):
     @property
     def result_type(self) -> Any:
         """The type of the result."""
-        return self.returns() if callable(self.returns) and not isinstance(self.returns, type) else self.returns
+        return (
+            self.returns() if callable(self.returns) and not isinstance(self.returns, type) else self.returns
+        )
 
     def __repr__(self) -> str:
         return f"<call of workflow {self.name!r}>"
@@ -120,8 +129,8 @@ def workflow(
 ) -> Any:
     """Makes a durable workflow of an `async def`: after a crash it goes on where it was.
 
-    Its code must be deterministic between durable calls: what reads the world belongs into steps. `name` is what is stored,
-    the function's name by default. `timeout`, in seconds, ends it like a cancellation [W10].
+    Its code must be deterministic between durable calls: what reads the world belongs into steps. `name` is
+    what is stored, the function's name by default. `timeout`, in seconds, ends it like a cancellation [W10].
 
     Example:
         >>> @workflow
@@ -135,7 +144,9 @@ def workflow(
 class WorkflowDecorator:
     """`@workflow(…)` with its options, waiting for the function."""
 
-    def __init__(self, name: str | None, timeout: float | None, max_recoveries: int, localns: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str | None, timeout: float | None, max_recoveries: int, localns: dict[str, Any]
+    ) -> None:
         self._name = name
         self._timeout = timeout
         self._max_recoveries = max_recoveries
@@ -143,7 +154,9 @@ class WorkflowDecorator:
 
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]:
         if not inspect.iscoroutinefunction(fn):
-            raise ConfigurationError(f"a workflow is an async def; {getattr(fn, '__qualname__', fn)!r} is not")
+            raise ConfigurationError(
+                f"a workflow is an async def; {getattr(fn, '__qualname__', fn)!r} is not"
+            )
         definition = Definition(
             fn,
             _keys.check_name(self._name or fn.__name__, "workflow name"),
@@ -160,11 +173,13 @@ def _locals_of_caller() -> dict[str, Any]:
     return {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)
 
 
-def start(call_: Call[R], /, *, id: str | None = None, timeout: float | timedelta | None = None) -> Wait[Handle[R]]:
+def start(
+    call_: Call[R], /, *, id: str | None = None, timeout: float | timedelta | None = None
+) -> Wait[Handle[R]]:
     """Starts a child workflow and does not wait for it: its row and this call's record are one commit [W8].
 
-    `id`: its id, `<this workflow>/<step id>` by default; a workflow of that id and name which exists already is attached to.
-    `timeout`: seconds that it may take.
+    `id`: its id, `<this workflow>/<step id>` by default; a workflow of that id and name which exists already
+    is attached to. `timeout`: seconds that it may take.
 
     Raises:
         WorkflowConflict: if the id belongs to another workflow.
@@ -203,9 +218,9 @@ class StartChild(Operation[Any]):
         """Commits the child's row and this call's, and runs the child here if its code is here."""
         executor = run.executor
         child_id = self.child_id or _keys.check_workflow_id(_keys.child_id(run.workflow_id, step_id))
-        definition = executor.registry[self.name] if self.name in executor.registry else None
+        definition = executor.registry.get(self.name)
         call_ = self.call
-        data = executor.codec.encode_call(
+        data = executor.engine.codec.encode_call(
             call_.args, call_.kwargs, executor.engine.context(child_id, "input", self.name)
         )
         timeout = self.timeout if self.timeout is not None else definition.timeout if definition else None
@@ -295,7 +310,11 @@ def current() -> Current:
     if found is None:
         raise NotInWorkflow("current() works inside a running workflow or a step of it")
     run = found.run
-    inside = (None, 1) if isinstance(found, Branch) else (found.step_id, found.attempt)
-    return Current(run.workflow_id, run.definition.name, *inside, run.recovering)
-
-
+    step_id, attempt = (found.step_id, found.attempt) if isinstance(found, StepScope) else (None, 1)
+    return Current(
+        workflow_id=run.workflow_id,
+        workflow_name=run.definition.name,
+        step_id=step_id,
+        attempt=attempt,
+        recovering=run.recovering,
+    )

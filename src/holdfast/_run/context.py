@@ -1,25 +1,25 @@
 """Where in a workflow the running code is: step ids by births.
 
-A durable call is named by where it is made, not by when: its id is the path of the tasks that were born to make it, and a
-counter of the calls on that branch. `3` is the third call of the workflow function; `2.1` the first call of the second
-task that it created; `2.1.1` the first call of that task's own first task. Tasks are numbered when they are created, by
-a task factory that does nothing outside workflows: creation happens in the program's order, whatever the latencies, so
-a replay gives the same ids. (A counter over the whole workflow, or numbers given at a task's first call, do not.)
+A durable call is named by where it is made, not by when: its id is the path of the tasks that were born to
+make it, and a counter of the calls on that branch. `3` is the third call of the workflow function; `2.1` the
+first call of the second task that it created; `2.1.1` the first call of that task's own first task. Tasks are
+numbered when they are created, by a task factory that does nothing outside workflows: creation happens in the
+program's order, whatever the latencies, so a replay gives the same ids. (A counter over the whole workflow,
+or numbers given at a task's first call, do not.)
 
-Step bodies are outside the workflow's order: tasks that they create belong to the step and give no births. Nor do tasks
-that a library makes for itself around a single await: `asyncio.wait_for` makes one in Python 3.11 and none in 3.12.
+Step bodies are outside the workflow's order: tasks that they create belong to the step and give no births.
+Nor do tasks that a library makes for itself around a single await: `asyncio.wait_for` makes one in Python
+3.11 and none in 3.12.
 """
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from holdfast._run.run import Run
 from holdfast.errors import NotInWorkflow
-
-if TYPE_CHECKING:
-    from holdfast._run.run import Run
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class Branch:
 
     __slots__ = ("births", "calls", "prefix", "run")
 
-    def __init__(self, run: "Run", prefix: str = "") -> None:
+    def __init__(self, run: Run, prefix: str = "") -> None:
         self.run = run
         self.prefix = prefix
         self.births = 0
@@ -51,7 +51,7 @@ class StepScope:
 
     __slots__ = ("attempt", "run", "step_id")
 
-    def __init__(self, run: "Run", step_id: str, attempt: int) -> None:
+    def __init__(self, run: Run, step_id: str, attempt: int) -> None:
         self.run = run
         self.step_id = step_id
         self.attempt = attempt
@@ -87,17 +87,19 @@ def current_scope(verb: str, instead: str) -> Branch | StepScope:
 
 
 class BirthFactory:
-    """The task factory: numbers the tasks of workflows, and leaves the making to the factory that was there before."""
+    """The task factory: numbers the tasks of workflows, and leaves the making to the factory that was there
+    before.
+    """
 
-    def __init__(self, previous: Any) -> None:
+    def __init__(self, previous: Callable[..., Any] | None) -> None:
         self.previous = previous
 
     def __call__(
         self,
         loop: asyncio.AbstractEventLoop,
         coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
-        **options: Any,
-    ) -> "asyncio.Future[T]":
+        **options: Any,  # noqa: ANN401 - whatever this Python gives to task factories
+    ) -> Any:  # noqa: ANN401 - whatever the factory below makes
         context: Context | None = options.get("context")
         parent = scope.get() if context is None else context.get(scope)
         if not isinstance(parent, Branch):
@@ -110,7 +112,12 @@ class BirthFactory:
         parent.run.adopt(task)
         return task
 
-    def _make(self, loop: asyncio.AbstractEventLoop, coro: Any, options: dict[str, Any]) -> Any:
+    def _make(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
+        options: dict[str, Any],
+    ) -> Any:  # noqa: ANN401 - as above
         if self.previous is not None:
             return self.previous(loop, coro, **options)
         return asyncio.Task(coro, loop=loop, **options)

@@ -1,7 +1,7 @@
 """Runs workflows as tasks: takes them, begins or recovers them, records how they end, and gives them back.
 
-Everything a workflow's code is about lies above and below: the durable calls in `operation`, the order of their
-completions in `turns`, ownership in `leases`. This room has the life of a run, from claim to outcome.
+Everything a workflow's code is about lies above and below: the durable calls in `operation`, the order of
+their completions in `turns`, ownership in `leases`. This room has the life of a run, from claim to outcome.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from holdfast._engine.engine import Engine
 from holdfast._engine.waiters import Waiters
 from holdfast._engine.writer import RecordRejected, Writer
 from holdfast._observe import logger
-from holdfast._run.context import scope
+from holdfast._run.context import Branch, scope
 from holdfast._run.leases import Lease
 from holdfast._run.registry import Registry
 from holdfast._run.run import Run, mismatch
@@ -86,7 +86,9 @@ class Executor:
             async with asyncio.timeout(RELEASE_PATIENCE):
                 await self.lease.release()
         except (TimeoutError, DatabaseUnavailable):
-            logger.warning("the database did not answer; workflows that ran here go on when their executor is found dead")
+            logger.warning(
+                "the database did not answer; workflows that ran here go on when their executor is found dead"
+            )
 
     def lost(self) -> None:
         """Stops all runs; none of them writes anything any more [W11, W14]."""
@@ -139,12 +141,15 @@ class Executor:
         if executor != self.lease.executor or self._closing:
             return
         for found in claimed:
-            run = Run(self, self.registry[found.name], Owner(found.id, found.epoch), journals.get(found.id, ()))
+            run = Run(
+                self, self.registry[found.name], Owner(found.id, found.epoch), journals.get(found.id, ())
+            )
             self.launch(run, found.input, found.remaining, cancelling=found.cancelling)
 
     def launch(self, run: Run, data: bytes, remaining: float | None, *, cancelling: bool = False) -> None:
         """Begins a run; `remaining`: seconds until the workflow's own timeout."""
-        assert self._group is not None and self._context is not None, "the executor has not started"
+        assert self._group is not None, "the executor has not started"
+        assert self._context is not None
         self.runs[run.workflow_id] = run
         if cancelling:
             self._cancel_recovered(run)
@@ -154,7 +159,9 @@ class Executor:
         )
 
     def _cancel_recovered(self, run: Run) -> None:
-        """A workflow that was being cancelled when its process died: cancelled at the same place, or after its replay."""
+        """A workflow that was being cancelled when its process died: cancelled at the same place, or after
+        its replay.
+        """
         if any(row.outcome == Code.INTERRUPTED for row in run.journal.values()):
             run.cancelling = True
             run.interrupted = set()
@@ -167,7 +174,7 @@ class Executor:
     # The life of a run
 
     async def _live(self, run: Run, data: bytes, remaining: float | None) -> None:
-        scope.set(run.branch)
+        scope.set(Branch(run))
         task = asyncio.current_task()
         assert task is not None
         run.adopt(task)
@@ -196,6 +203,7 @@ class Executor:
         definition = run.definition
         if run.cancelling and not run.journal:
             return self._cancelled(run)
+        value: object = None
         failure: BaseException | None = None
         try:
             args, kwargs = self.codec.decode_call(
@@ -204,7 +212,7 @@ class Executor:
             value = await definition.fn(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # noqa: BLE001 - every way in which user code can end is an outcome
+        except BaseException as error:
             failure = error
         if run.stopped or run.over:
             return None
@@ -215,7 +223,9 @@ class Executor:
             return self._cancelled(run)
         if failure is None:
             try:
-                return Status.SUCCESS, self.codec.encode(value, self.engine.context(run.workflow_id, "output"))
+                return Status.SUCCESS, self.codec.encode(
+                    value, self.engine.context(run.workflow_id, "output")
+                )
             except PayloadError as error:
                 failure = error
         return Status.ERROR, self.codec.encode_error(failure, self.engine.context(run.workflow_id, "error"))
@@ -223,7 +233,9 @@ class Executor:
     def _cancelled(self, run: Run) -> Outcome:
         if run.cause is None:
             return Status.CANCELLED, None
-        return Status.CANCELLED, self.codec.encode_error(run.cause, self.engine.context(run.workflow_id, "error"))
+        return Status.CANCELLED, self.codec.encode_error(
+            run.cause, self.engine.context(run.workflow_id, "error")
+        )
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
         """Records the outcome [W7]; without a database the workflow stays PENDING and is recovered later."""
@@ -232,7 +244,9 @@ class Executor:
         try:
             await self.writer.commit(End(owner=run.owner, status=status.code, output=output))
         except DatabaseUnavailable:
-            logger.error("the outcome of workflow %r could not be recorded; it will be recovered", run.workflow_id)
+            logger.error(
+                "the outcome of workflow %r could not be recorded; it will be recovered", run.workflow_id
+            )
         except RecordRejected as error:
             refused = self.codec.encode_error(error, self.engine.context(run.workflow_id, "error"))
             await self.writer.commit(End(owner=run.owner, status=Status.ERROR.code, output=refused))
@@ -255,7 +269,9 @@ class Executor:
         """Asks a workflow and its children to end [W10]; was it active?"""
 
         async def ask(connection: Connection) -> dict[str, int | None]:
-            return await workflows.cancel_workflow(connection, self.engine.sql, workflow_id, self.engine.channel)
+            return await workflows.cancel_workflow(
+                connection, self.engine.sql, workflow_id, self.engine.channel
+            )
 
         active = await self.engine.ask(ask)
         self.cancel_here(active)
@@ -275,10 +291,15 @@ class Executor:
     def _overdue(self, run: Run) -> None:
         if run.over or run.stopped or self._group is None:
             return
-        logger.warning("workflow %r was cancelled and did not end in time; it is ended without its clean-up", run.workflow_id)
+        logger.warning(
+            "workflow %r was cancelled and did not end in time; it is ended without its clean-up",
+            run.workflow_id,
+        )
         outcome = self._cancelled(run)
         run.close()
-        self._group.create_task(self._end(run, outcome), name=f"end of workflow {run.workflow_id}", context=self._context)
+        self._group.create_task(
+            self._end(run, outcome), name=f"end of workflow {run.workflow_id}", context=self._context
+        )
 
     def _time_out(self, run: Run) -> None:
         """The workflow's own timeout: cancelled like by hand, its children too."""
@@ -320,5 +341,3 @@ class Executor:
     def _may_cancel(self, workflow_id: str) -> bool:
         run = self.runs.get(workflow_id)
         return run is not None and not run.cancelling
-
-

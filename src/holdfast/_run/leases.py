@@ -1,13 +1,17 @@
-"""Whose workflow is it? How this process stays their executor, notices that it is not any more, and takes over from the dead.
+"""Whose workflow is it? How this process stays their executor, notices that it is not any more, and takes
+over from the dead.
 
-An executor is one incarnation of a process: a row with a heartbeat by the database's clock, and an advisory lock held by
-the listener's session, which falls the moment the process dies. Three rules make that safe:
+An executor is one incarnation of a process: a row with a heartbeat by the database's clock, and an advisory
+lock held by the listener's session, which falls the moment the process dies. Three rules make that safe:
 
-- Nobody writes for a workflow without the executor's fence, inside the commit. Who declares an executor dead fences it
+- Nobody writes for a workflow without the executor's fence, inside the commit. Who declares an executor dead
+fences it
   first; after that none of its batches can land [W14]. So a wrong guess costs time, never truth.
-- A silent heartbeat, older than the lease, is proof of death. A fallen lock is a hint: it is believed only when it is
+- A silent heartbeat, older than the lease, is proof of death. A fallen lock is a hint: it is believed only
+when it is
   still down, and the heartbeat has not moved, after a grace of one heartbeat.
-- This executor counts its own lease by its own monotonic clock, from before it sent its last renewal. When that has run
+- This executor counts its own lease by its own monotonic clock, from before it sent its last renewal. When
+that has run
   out, it stops its runs by itself, whatever the database may think, and begins anew as another executor.
 """
 
@@ -36,7 +40,7 @@ class Tenant(Protocol):
 
 
 class Lease:
-    """The heart of a runtime: registers an executor, keeps it alive, and recovers from those that have died."""
+    """The heart of a runtime: registers an executor, keeps it alive, and takes over from the dead."""
 
     def __init__(self, engine: Engine, tenant: Tenant, name: str, app_version: str | None) -> None:
         self.executor: int | None = None
@@ -51,7 +55,9 @@ class Lease:
         self._released = False
 
     async def connected(self, connection: Connection) -> None:
-        """A new session listens. The first becomes an executor; a later one takes its lock back with the next beat."""
+        """A new session listens. The first becomes an executor; a later one takes its lock back with the next
+        beat.
+        """
         self._held = False
         if self.executor is None and not self._released:
             await self._register(connection)
@@ -87,7 +93,9 @@ class Lease:
             await self._fence(executor)
 
     async def recover(self) -> None:
-        """Frees the workflows of dead executors, each time this process has become an executor. Until cancelled."""
+        """Frees the workflows of dead executors, each time this process has become an executor. Until
+        cancelled.
+        """
         while True:
             await self._registered.wait()
             self._registered.clear()
@@ -121,7 +129,9 @@ class Lease:
         executor, self.executor = self.executor, None
         self._engine.writer.executor = None
         if executor is not None:
-            logger.warning("executor %d has lost its lease: %s; its workflows go on under a new one", executor, why)
+            logger.warning(
+                "executor %d has lost its lease: %s; its workflows go on under a new one", executor, why
+            )
             self._former.append(executor)
             self._tenant.lost()
             signal("lease.lost", executor=executor)

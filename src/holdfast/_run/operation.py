@@ -1,15 +1,18 @@
 """What a durable call is: the only code that decides between replaying and running.
 
-Every durable call of a workflow is an `Operation`: data that says what is asked (kind, name, target), how it is performed
-for the first time, and how its recorded answer becomes a value or an exception. `durable()` takes it through one of two
-ways, and both end in `conclude()`, so that a first run and a replay can only differ in where the answer comes from:
+Every durable call of a workflow is an `Operation`: data that says what is asked (kind, name, target), how it
+is performed for the first time, and how its recorded answer becomes a value or an exception. `durable()`
+takes it through one of two ways, and both end in `conclude()`, so that a first run and a replay can only
+differ in where the answer comes from:
 
 - the journal has the answer: wait for its turn, conclude. No I/O, no effect [W2, W3].
-- it does not: wait until everything recorded has been replayed, perform, have it committed, pass the turnstile, conclude.
+- it does not: wait until everything recorded has been replayed, perform, have it committed, pass the
+turnstile, conclude.
 
-Cancellation has three meanings here. The workflow was cancelled: the call is recorded as interrupted, so that a replay is
-cancelled at the same place [W10]. A sibling or a timeout cancelled it: nothing is recorded, a replay does the same again.
-The process shuts down or has lost the workflow: not a cancellation at all, but WorkflowStopped [W11].
+Cancellation has three meanings here. The workflow was cancelled: the call is recorded as interrupted, so that
+a replay is cancelled at the same place [W10]. A sibling or a timeout cancelled it: nothing is recorded, a
+replay does the same again. The process shuts down or has lost the workflow: not a cancellation at all, but
+WorkflowStopped [W11].
 """
 
 import asyncio
@@ -52,18 +55,23 @@ class Operation(Generic[T_co]):
         """The recorded error of this call, rebuilt [W6]."""
         assert answer.payload is not None, "an error is recorded with its description"
         engine = run.executor.engine
-        return engine.codec.decode_error(answer.payload, engine.context(run.workflow_id, "error", self.name), engine.errors)
+        return engine.codec.decode_error(
+            answer.payload, engine.context(run.workflow_id, "error", self.name), engine.errors
+        )
 
 
 class Wait(Coroutine[Any, Any, T_co], Generic[T_co]):
-    """A durable call, not yet begun: await it, give it to `asyncio.gather`, to a task group or to `holdfast.first`.
+    """A durable call, not yet begun: await it, give it to `asyncio.gather`, to a task group or to
+    `holdfast.first`.
 
     Its place in the workflow is fixed when it is made, not when it is awaited. Dropping one does nothing.
     """
 
     __slots__ = ("__weakref__", "_begin", "_coroutine", "operation")
 
-    def __init__(self, begin: Callable[[], Coroutine[Any, Any, T_co]], operation: Operation[T_co] | None = None) -> None:
+    def __init__(
+        self, begin: Callable[[], Coroutine[Any, Any, T_co]], operation: Operation[T_co] | None = None
+    ) -> None:
         self._begin: Callable[[], Coroutine[Any, Any, T_co]] | None = begin
         self._coroutine: Coroutine[Any, Any, T_co] | None = None
         self.operation = operation
@@ -81,10 +89,10 @@ class Wait(Coroutine[Any, Any, T_co], Generic[T_co]):
             raise RuntimeError("this durable call has been awaited already; make it again to call it again")
         return self._started().__await__()
 
-    def send(self, value: Any, /) -> Any:
+    def send(self, value: Any, /) -> Any:  # noqa: ANN401 - the protocol of coroutines
         return self._started().send(value)
 
-    def throw(self, *error: Any) -> Any:
+    def throw(self, *error: Any) -> Any:  # noqa: ANN401 - the protocol of coroutines
         return self._started().throw(*error)
 
     def close(self) -> None:
@@ -158,9 +166,13 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
     return answer
 
 
-async def _record_rejection(run: Run, step_id: str, operation: Operation[Any], error: RecordRejected) -> Answer:
+async def _record_rejection(
+    run: Run, step_id: str, operation: Operation[Any], error: RecordRejected
+) -> Answer:
     """A record that the database refuses is an outcome like any other: recorded as the error of its call."""
-    output = run.executor.codec.encode_error(error, run.executor.engine.context(run.workflow_id, "error", operation.name))
+    output = run.executor.engine.codec.encode_error(
+        error, run.executor.engine.context(run.workflow_id, "error", operation.name)
+    )
     await run.commit(
         Journaled(
             owner=run.owner,
@@ -199,7 +211,9 @@ def _answer(record: JournalRow) -> Answer:
 
 
 async def claim(run: Run, claimed: Claim, keys: tuple[str, ...]) -> Answer:
-    """Performs a call that waits until the database has something for it, or its recorded deadline has passed."""
+    """Performs a call that waits until the database has something for it, or its recorded deadline has
+    passed.
+    """
     due: float | None = None
 
     async def look() -> Answer | None:

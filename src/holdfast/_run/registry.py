@@ -44,6 +44,10 @@ class Registry:
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
 
+    def get(self, name: str) -> Definition | None:
+        """The definition of this name, or None."""
+        return self._by_name.get(name)
+
     def __getitem__(self, name: str) -> Definition:
         return self._by_name[name]
 

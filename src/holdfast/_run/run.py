@@ -1,33 +1,69 @@
 """One execution of a workflow in this process: its ownership, its journal, its tasks, and how it may end.
 
-A run is *stopped* when this process shuts down or has lost the workflow: from then on it writes nothing, whatever the code
-makes of the exceptions [W11]. It is *cancelling* when somebody has asked the workflow to end: its tasks are cancelled once,
-its `finally` blocks may make durable calls for `Settings.cleanup_time`, and its outcome will be CANCELLED [W10].
+A run is *stopped* when this process shuts down or has lost the workflow: from then on it writes nothing,
+whatever the code makes of the exceptions [W11]. It is *cancelling* when somebody has asked the workflow to
+end: its tasks are cancelled once, its `finally` blocks may make durable calls for `Settings.cleanup_time`,
+and its outcome will be CANCELLED [W10].
 """
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from holdfast._engine.writer import Answers, Undo
+from holdfast._engine.engine import Engine
+from holdfast._engine.waiters import Waiters
+from holdfast._engine.writer import Answers, Undo, Writer
 from holdfast._observe import logger
-from holdfast._run.context import Branch
-from holdfast._run.registry import Definition
+from holdfast._run.registry import Definition, Registry
 from holdfast._run.turns import Turns
 from holdfast._store.commits import Code, Owner, Record
 from holdfast._store.steps import JournalRow
 from holdfast.errors import DatabaseUnavailable, NondeterminismError, WorkflowStopped
 
-if TYPE_CHECKING:
-    from holdfast._run.executor import Executor
+
+class Host(Protocol):
+    """What a run needs of the executor that runs it."""
+
+    @property
+    def engine(self) -> Engine:
+        """Pool, waiters, writer, codec."""
+
+    @property
+    def writer(self) -> Writer:
+        """Where records go."""
+
+    @property
+    def waiters(self) -> Waiters:
+        """Where calls wait."""
+
+    @property
+    def registry(self) -> Registry:
+        """What can run here."""
+
+    @property
+    def runs(self) -> "dict[str, Run]":
+        """What runs here."""
+
+    def launch(self, run: "Run", data: bytes, remaining: float | None, *, cancelling: bool = False) -> None:
+        """Begins a run."""
+
+    def lose(self, run: "Run") -> None:
+        """The database says that the workflow belongs to another executor."""
+
+    def give_up(self) -> None:
+        """The database cannot be written to."""
+
+    def limit_cleanup(self, run: "Run") -> None:
+        """A cancelled run has only so much time left."""
 
 
 class Run:
-    """See the module. `journal` is what an earlier process recorded, in the order of completion; empty at first."""
+    """See the module. `journal` is what an earlier process recorded, in the order of completion; empty at
+    first.
+    """
 
     __slots__ = (
         "__weakref__",
-        "branch",
         "cancelling",
         "cause",
         "definition",
@@ -46,7 +82,9 @@ class Run:
         "workflow_id",
     )
 
-    def __init__(self, executor: "Executor", definition: Definition, owner: Owner, recorded: Iterable[JournalRow] = ()) -> None:
+    def __init__(
+        self, executor: Host, definition: Definition, owner: Owner, recorded: Iterable[JournalRow] = ()
+    ) -> None:
         self.executor = executor
         self.definition = definition
         self.owner = owner
@@ -56,7 +94,6 @@ class Run:
         self.tasks: set[asyncio.Future[Any]] = set()
         finished = [record.step_id for record in self.journal.values() if record.finished]
         self.turns = Turns(self.tasks, finished, self._call_missing)
-        self.branch = Branch(self)
         self.outstanding: dict[str, None] = {}
         self.interrupted: set[str] | None = None
         self.mailboxes: dict[str, Any] | None = None
@@ -81,7 +118,8 @@ class Run:
         """Commits a record of this workflow.
 
         Raises:
-            WorkflowStopped: if this process shuts down, or has lost the workflow; then nothing was written [W11, W14].
+            WorkflowStopped: if this process shuts down, or has lost the workflow; then nothing was written
+            [W11, W14].
         """
         self.check()
         try:
@@ -92,7 +130,9 @@ class Run:
         except DatabaseUnavailable:
             # Nobody may see this inside a workflow: a replay would know nothing of it.
             self.executor.give_up()
-            raise WorkflowStopped(f"the database is away; workflow {self.workflow_id!r} goes on when it is back") from None
+            raise WorkflowStopped(
+                f"the database is away; workflow {self.workflow_id!r} goes on when it is back"
+            ) from None
         if answers[0].code is Code.LOST:
             self.executor.lose(self)
         self.check()
@@ -117,7 +157,9 @@ class Run:
             self._cancel_tasks()
 
     def cancel(self, cause: BaseException | None = None) -> None:
-        """Ends the workflow [W10]: cancels every task of it, once; what they wait for is recorded as interrupted."""
+        """Ends the workflow [W10]: cancels every task of it, once; what they wait for is recorded as
+        interrupted.
+        """
         if self.cancelling or self.stopped or self.over:
             return
         self.cancelling = True

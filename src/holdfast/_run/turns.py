@@ -1,12 +1,14 @@
 """In which order a workflow's completed calls go on: one at a time, live as in replay [W4a].
 
-When several branches wait at once, which of them goes on first can decide everything after: who fails first cancels its
-siblings, who comes first wins. The journal keeps the order in which calls completed (`seq`). Live, completed calls pass
-here in that order; in a replay, recorded calls are released in that order, whenever they are made. In both, the next one
-goes on only when the workflow has come to rest: every task of it waits for something that has not happened yet. So what
-one completion sets off has run its course before the next completion is seen, and a replay sees what the first run saw.
+When several branches wait at once, which of them goes on first can decide everything after: who fails first
+cancels its siblings, who comes first wins. The journal keeps the order in which calls completed (`seq`).
+Live, completed calls pass here in that order; in a replay, recorded calls are released in that order,
+whenever they are made. In both, the next one goes on only when the workflow has come to rest: every task of
+it waits for something that has not happened yet. So what one completion sets off has run its course before
+the next completion is seen, and a replay sees what the first run saw.
 
-A call that the journal does not know is held until everything recorded has been replayed: replay has no effects [W3].
+A call that the journal does not know is held until everything recorded has been replayed: replay has no
+effects [W3].
 
 A workflow with a single task passes without waiting and without a future.
 """
@@ -19,15 +21,31 @@ from typing import Any
 SETTLE = 3
 """Turns of the loop at rest before a task that has ended counts as noticed by whoever waits for it."""
 MISSING_AFTER = 5.0
-"""Seconds at rest, with calls waiting, before a recorded call that is not made counts as one the code no longer makes."""
+"""Seconds at rest, with calls waiting, before a recorded call that is not made counts as one the code no
+longer makes.
+"""
 
 
 class Turns:
     """The turnstile of one workflow. `tasks` is the live set of its tasks."""
 
-    __slots__ = ("_busy", "_checking", "_held", "_missing", "_missing_timer", "_passing", "_replayed", "_quiet", "_recorded", "_waiting", "tasks")
+    __slots__ = (
+        "_busy",
+        "_checking",
+        "_held",
+        "_missing",
+        "_missing_timer",
+        "_passing",
+        "_quiet",
+        "_recorded",
+        "_replayed",
+        "_waiting",
+        "tasks",
+    )
 
-    def __init__(self, tasks: "set[asyncio.Future[Any]]", recorded: Iterable[str], missing: Callable[[str], None]) -> None:
+    def __init__(
+        self, tasks: "set[asyncio.Future[Any]]", recorded: Iterable[str], missing: Callable[[str], None]
+    ) -> None:
         self.tasks = tasks
         self._recorded = deque(recorded)
         self._waiting: dict[str, asyncio.Future[None]] = {}
@@ -67,7 +85,8 @@ class Turns:
         try:
             await future
         except asyncio.CancelledError:
-            # It was made, and that is all that replay needs to know of a call whose caller has been cancelled.
+            # It was made, and that is all that replay needs to know of a call whose caller has been
+            # cancelled.
             if self._waiting.pop(step_id, None) is not None:
                 self._recorded.remove(step_id)
                 self._check_soon()
@@ -111,7 +130,7 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._check)
 
     def _check(self) -> None:
-        """Runs once in every turn of the loop until the workflow is at rest; then lets the next call go on."""
+        """Runs once in every turn of the loop until the workflow is at rest; then lets the next go on."""
         self._quiet = self._quiet + 1 if at_rest(self.tasks) else min(self._quiet, 0)
         if self._quiet <= 0:
             asyncio.get_running_loop().call_soon(self._check)
@@ -145,7 +164,9 @@ class Turns:
         return False
 
     def _arm(self) -> None:
-        """Calls wait, and the recorded call that is next has not been made: perhaps the code no longer makes it."""
+        """Calls wait, and the recorded call that is next has not been made: perhaps the code no longer makes
+        it.
+        """
         if self._held or self._waiting:
             loop = asyncio.get_running_loop()
             self._missing_timer = loop.call_later(MISSING_AFTER, self._missing, self._recorded[0])

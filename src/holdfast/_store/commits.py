@@ -1,7 +1,8 @@
 """What the writer commits: records as data, and a batch of them as the arguments of `commit_batch`.
 
-A record says what one durable call, or one call from outside, wants written. It knows its columns and the bells to ring;
-it knows nothing of connections, retries or callers. Codes of outcomes are listed in sql/README.md.
+A record says what one durable call, or one call from outside, wants written. It knows its columns and the
+bells to ring; it knows nothing of connections, retries or callers. Codes of outcomes are listed in
+sql/README.md.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,9 @@ _WIDTHS = (11, 10, 8, 6, 7, 4, 3, 8, 4)
 
 
 class Code(IntEnum):
-    """What became of a record: outcomes as the journal keeps them (0-9), and answers that are never stored (10-12)."""
+    """What became of a record: outcomes as the journal keeps them (0-9), and answers that are never stored
+    (10-12).
+    """
 
     VALUE = 0
     ERROR = 1
@@ -52,7 +55,7 @@ DONE = Answer(Code.VALUE)
 
 
 class Owner(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """Under which ownership a record is written: the workflow and the epoch in which this executor holds it."""
+    """Under which ownership a record is written: the workflow, and the epoch in which it is held."""
 
     workflow_id: str
     epoch: int
@@ -61,7 +64,19 @@ class Owner(msgspec.Struct, frozen=True, eq=False, gc=False):
 class Batch:
     """The rows of many records, by noun, and the keys of the bells that they ring."""
 
-    __slots__ = ("bells", "calls", "claims", "closes", "ends", "owners", "sends", "sets", "starts", "undos", "writes")
+    __slots__ = (
+        "bells",
+        "calls",
+        "claims",
+        "closes",
+        "ends",
+        "owners",
+        "sends",
+        "sets",
+        "starts",
+        "undos",
+        "writes",
+    )
 
     def __init__(self) -> None:
         self.owners: dict[Owner, int] = {}
@@ -248,7 +263,9 @@ class Send(Journaled, kw_only=True):
     key: str | None = None
 
     def add_effect(self, batch: Batch, place: int, run: int) -> None:
-        batch.sends.append((place, run, self.step_id, self.to, self.topic, self.payload, self.token, self.key))
+        batch.sends.append(
+            (place, run, self.step_id, self.to, self.topic, self.payload, self.token, self.key)
+        )
         batch.bells[wake_key("message", self.to, self.topic)] = None
 
     @property
@@ -301,9 +318,11 @@ class Close(Journaled, kw_only=True):
 
 
 class Claim(msgspec.Struct, kw_only=True, eq=False):
-    """One call that takes or waits; `timeout` in seconds, or since the epoch for sleep_until; None waits for ever.
+    """One call that takes or waits; `timeout` in seconds, or since the epoch for sleep_until; None waits for
+    ever.
 
-    `interrupted`: the call, of whatever kind, takes and waits no longer: its workflow has been cancelled [W10].
+    `interrupted`: the call, of whatever kind, takes and waits no longer: its workflow has been cancelled
+    [W10].
     """
 
     step_id: str

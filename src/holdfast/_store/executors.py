@@ -9,7 +9,9 @@ from holdfast._store.connection import Connection
 
 
 class ExecutorRow(msgspec.Struct, frozen=True, gc=False):
-    """What can be seen of another executor's life; `silent`: seconds since its heartbeat, by the database's clock."""
+    """What can be seen of another executor's life; `silent`: seconds since its heartbeat, by the database's
+    clock.
+    """
 
     id: int
     name: str
@@ -30,7 +32,9 @@ async def register(connection: Connection, sql: Statements, name: str, app_versi
     return int(await connection.fetchval(sql["executors.register"], name, app_version))
 
 
-async def beat(connection: Connection, sql: Statements, executor: int | None, held: bool, channel: str, bell: str) -> Beat:
+async def beat(
+    connection: Connection, sql: Statements, executor: int | None, held: bool, channel: str, bell: str
+) -> Beat:
     """Heartbeat and bell to oneself in one statement."""
     row = await connection.fetchrow(sql["executors.beat"], executor, held, channel, bell)
     assert row is not None

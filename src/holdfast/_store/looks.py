@@ -1,6 +1,7 @@
 """What woken waiters outside workflows ask the tables: each question asks for many at once.
 
-Results are given by place, 0-based, in the order of the questions; a place that is missing has nothing to say yet.
+Results are given by place, 0-based, in the order of the questions; a place that is missing has nothing to say
+yet.
 """
 
 from collections.abc import Sequence
@@ -39,7 +40,9 @@ class EventLook(msgspec.Struct, frozen=True, gc=False):
 
 
 class EventNews(msgspec.Struct, frozen=True, gc=False):
-    """The latest value, if it is newer (else revision None), and how the workflow stands (None: there is none)."""
+    """The latest value, if it is newer (else revision None), and how the workflow stands (None: there is
+    none).
+    """
 
     revision: int | None
     payload: bytes | None
@@ -79,20 +82,26 @@ def _status(code: int | None) -> Status | None:
     return None if code is None else Status.from_code(code)
 
 
-async def look_results(connection: Connection, sql: Statements, asked: Sequence[ResultLook]) -> dict[int, Ended]:
+async def look_results(
+    connection: Connection, sql: Statements, asked: Sequence[ResultLook]
+) -> dict[int, Ended]:
     """Of those workflows that have ended or do not exist: how."""
     rows = await connection.fetch(sql["workflows.look_results"], [look.workflow_id for look in asked])
     return {row[0] - 1: Ended(_status(row[1]), row[2], row[3]) for row in rows}
 
 
-async def look_events(connection: Connection, sql: Statements, asked: Sequence[EventLook]) -> dict[int, EventNews]:
+async def look_events(
+    connection: Connection, sql: Statements, asked: Sequence[EventLook]
+) -> dict[int, EventNews]:
     """Of those events that have a newer value, or whose workflow has ended: the news."""
     ids, keys, afters = [a.workflow_id for a in asked], [a.key for a in asked], [a.after for a in asked]
     rows = await connection.fetch(sql["events.look"], ids, keys, afters)
     return {row[0] - 1: EventNews(row[1], row[2], _status(row[3])) for row in rows}
 
 
-async def look_streams(connection: Connection, sql: Statements, asked: Sequence[StreamLook]) -> dict[int, StreamNews]:
+async def look_streams(
+    connection: Connection, sql: Statements, asked: Sequence[StreamLook]
+) -> dict[int, StreamNews]:
     """Of those streams that have more values or have come to an end: the news."""
     ids, keys, afters = [a.workflow_id for a in asked], [a.key for a in asked], [a.after for a in asked]
     rows = await connection.fetch(sql["streams.look"], ids, keys, afters, STREAM_BATCH)

@@ -36,8 +36,10 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     finished_at: datetime | None
 
 
-async def list_journals(connection: Connection, sql: Statements, ids: Sequence[str]) -> dict[str, list[JournalRow]]:
-    """The journals of many workflows in one query, each in the order of completion, waiting calls last [W3]."""
+async def list_journals(
+    connection: Connection, sql: Statements, ids: Sequence[str]
+) -> dict[str, list[JournalRow]]:
+    """The journals of many workflows in one query, in the order of completion, waiting calls last [W3]."""
     journals: dict[str, list[JournalRow]] = {}
     for row in await connection.fetch(sql["steps.list_journals"], ids):
         found = JournalRow(row[1], row[3], row[4], row[5], row[6], row[7], row[8], row[9])
@@ -63,14 +65,30 @@ async def record_transaction(
     attempts: int,
     elapsed: float,
 ) -> bool:
-    """Writes the record of a @transaction in the caller's transaction; False: recorded already, or the workflow is lost."""
+    """Writes the record of a @transaction in the caller's transaction; False: recorded already, or the
+    workflow is lost.
+    """
     seq = await connection.fetchval(
-        sql["steps.record_transaction"], executor, workflow_id, epoch, step_id, name, output, attempts, elapsed
+        sql["steps.record_transaction"],
+        executor,
+        workflow_id,
+        epoch,
+        step_id,
+        name,
+        output,
+        attempts,
+        elapsed,
     )
     return seq is not None
 
 
-async def load_record(connection: Connection, sql: Statements, workflow_id: str, step_id: str) -> JournalRow | None:
+async def load_record(
+    connection: Connection, sql: Statements, workflow_id: str, step_id: str
+) -> JournalRow | None:
     """One record of a journal, if it is complete."""
     row = await connection.fetchrow(sql["steps.load_record"], workflow_id, step_id)
-    return None if row is None else JournalRow(step_id, row[1], row[2], row[3], row[4], row[5], row[6], finished=True)
+    return (
+        None
+        if row is None
+        else JournalRow(step_id, row[1], row[2], row[3], row[4], row[5], row[6], finished=True)
+    )

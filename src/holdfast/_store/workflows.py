@@ -1,4 +1,6 @@
-"""Workflows as rows: claiming them, cancelling them, looking at them. Starts and ends are records (see commits)."""
+"""Workflows as rows: claiming them, cancelling them, looking at them. Starts and ends are records (see
+commits).
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,7 +13,7 @@ from holdfast._store.connection import Connection
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):
-    """A workflow that this executor has just taken. `remaining`: seconds to its own deadline, None for none."""
+    """A workflow that this executor has just taken. `remaining`: seconds to its own deadline, if any."""
 
     id: str
     name: str
@@ -41,15 +43,24 @@ class WorkflowRow(msgspec.Struct, frozen=True, gc=False):
 
 
 async def claim_workflows(
-    connection: Connection, sql: Statements, executor: int, names: Sequence[str], timeouts: Sequence[float | None], most: int
+    connection: Connection,
+    sql: Statements,
+    executor: int,
+    names: Sequence[str],
+    timeouts: Sequence[float | None],
+    most: int,
 ) -> list[Claimed]:
     """Takes up to `most` free workflows of these names. None, if the executor is fenced."""
     rows = await connection.fetch(sql["workflows.claim"], executor, names, timeouts, most)
     return [Claimed(*row) for row in rows]
 
 
-async def cancel_workflow(connection: Connection, sql: Statements, workflow_id: str, channel: str) -> dict[str, int | None]:
-    """Asks it and its children to end. The ids of those that were active, each with the executor that still runs it."""
+async def cancel_workflow(
+    connection: Connection, sql: Statements, workflow_id: str, channel: str
+) -> dict[str, int | None]:
+    """Asks it and its children to end. The ids of those that were active, each with the executor that still
+    runs it.
+    """
     rows = await connection.fetch(sql["workflows.cancel"], workflow_id, channel)
     return {row[0]: row[1] for row in rows}
 

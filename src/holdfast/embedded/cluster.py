@@ -125,6 +125,8 @@ class Cluster:
                 logger.warning("the embedded PostgreSQL in %s takes long to stop; left to itself", self.base)
                 return
             time.sleep(0.01)
+        with contextlib.suppress(OSError):  # somebody put something into it
+            self._sockets().rmdir()
 
     def _create(self, binaries: Path) -> None:
         for abandoned in self.base.glob("data.new-*"):
