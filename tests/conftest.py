@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+
 import pytest
 
+from holdfast import _observe
+from holdfast._store.connection import Connection
 from holdfast.testing import plugin
 from holdfast.testing.plugin import MakeDatabase
+
+from .processes import Points, Processes, Waits, connect
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,3 +30,37 @@ def dsn(holdfast_dsn: str) -> str:
 def empty_dsn(holdfast_database: MakeDatabase) -> str:
     """A new database with nothing in it."""
     return holdfast_database(migrated=False)
+
+
+@pytest.fixture
+async def processes(dsn: str) -> AsyncIterator[Processes]:
+    """Makes runtimes and clients on the test's database, and ends them."""
+    made = Processes(dsn)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def database(dsn: str) -> AsyncIterator[Connection]:
+    """A connection of the test's own, beside what is tested."""
+    connection = await connect(dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def waits() -> Iterator[Waits]:
+    """What processes of this test wait for."""
+    seen = Waits()
+    unsubscribe = _observe.subscribe(seen)
+    yield seen
+    unsubscribe()
+
+
+@pytest.fixture
+def points() -> Iterator[Points]:
+    """Which points are passed."""
+    passed = Points()
+    uninstall = _observe.install(passed)
+    yield passed
+    uninstall()

@@ -14,7 +14,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
-from holdfast import _clock
+from holdfast import _clock, _observe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -144,6 +144,7 @@ class Waiters:
                 end = deadline() if callable(deadline) else deadline
                 if end is not None and end <= looked + _EARLY:
                     return None
+                _observe.signal("waiters.waiting", keys=keys)
                 await waiter.wait(end)
 
     def register(self, keys: Sequence[str]) -> Waiter:
