@@ -21,10 +21,10 @@ begin
     select count(*) into wanted from unnest(places, runs) as s (place, run)
     where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done);
     insert into holdfast.workflows (id, name, status, executor_id, epoch, claims, start_token, parent_id, parent_step,
-        app_version, input, deadline, created_at, started_at)
+        app_version, input, timeout, deadline, created_at, started_at)
     select s.id, s.name, case when s.here and alive then 2 else 0 end, case when s.here and alive then me end,
         case when s.here and alive then 1 else 0 end, case when s.here and alive then 1 else 0 end, s.token,
-        case when s.run > 0 then owned[s.run] end, s.step, version, s.input,
+        case when s.run > 0 then owned[s.run] end, s.step, version, s.input, s.timeout,
         case when s.here and alive then holdfast.now() + make_interval(secs => s.timeout) end,
         holdfast.now(), case when s.here and alive then holdfast.now() end
     from unnest(places, runs, steps, ids, names, tokens, heres, inputs, timeouts)

@@ -111,7 +111,7 @@ begin
     set status = 2, executor_id = me, epoch = w.epoch + 1, claims = w.claims + 1,
         started_at = coalesce(w.started_at, holdfast.now()),
         deadline = case when w.started_at is not null then w.deadline
-            else holdfast.now() + make_interval(secs => timeouts[array_position(names, w.name)]) end
+            else holdfast.now() + make_interval(secs => coalesce(w.timeout, timeouts[array_position(names, w.name)])) end
     from free
     where w.id = free.id
     returning w.id, w.name, w.epoch, w.input, w.cancelling, w.parent_id,

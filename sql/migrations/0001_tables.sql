@@ -30,6 +30,7 @@ create table holdfast.workflows (
     attributes     jsonb,
     input          bytea not null,
     output         bytea,
+    timeout        double precision,
     deadline       timestamptz,
     wake_at        timestamptz,
     created_at     timestamptz not null,

@@ -147,6 +147,8 @@ class Engine:
                 for lane in self.writer.lanes:
                     group.create_task(lane.run(), name=f"holdfast writer {lane.number}")
         finally:
+            # Whoever still waits looks once more, and is told that nobody answers.
+            self.waiters.wake_all()
             await self.pool.aclose()
 
     def context(self, workflow_id: str, kind: str, name: str = "") -> PayloadContext:

@@ -14,7 +14,7 @@ from holdfast._sql.statements import Statements
 from holdfast._store.connection import Connection, ConnectionLost, Retryable, connect, deadline
 from holdfast._store.looks import LOOKS, Ended, EventLook, EventNews, ResultLook, StreamLook, StreamNews
 from holdfast.config import Settings
-from holdfast.errors import DatabaseUnavailable
+from holdfast.errors import DatabaseUnavailable, NotRunning
 
 LOOK_DEADLINE = 15.0
 """Seconds that one query may take before its connection is taken for dead."""
@@ -44,7 +44,9 @@ class Lookups:
         self._dsn = dsn
         self._sql = sql
         self._settings = settings
+        self.closed = False
         self._asked: list[_Question] = []
+        self._answering: list[_Question] = []
         self._filled = asyncio.Event()
         self._connection: Connection | None = None
         self._queries = self._looks = 0
@@ -61,6 +63,8 @@ class Lookups:
         Raises:
             DatabaseUnavailable: if the database was away for `Settings.database_patience` seconds.
         """
+        if self.closed:
+            raise NotRunning("the runtime or client has been left")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked.append(_Question(look, future, _clock.monotonic()))
         self._filled.set()
@@ -76,6 +80,7 @@ class Lookups:
             while True:
                 await self._filled.wait()
                 asked, self._asked = self._asked[:MOST_LOOKS], self._asked[MOST_LOOKS:]
+                self._answering = asked
                 if not self._asked:
                     self._filled.clear()
                 for kind in LOOKS:
@@ -85,6 +90,10 @@ class Lookups:
         finally:
             if self._connection is not None:
                 self._connection.terminate()
+            self.closed = True
+            for question in (*self._answering, *self._asked):
+                if not question.future.done():
+                    question.future.set_exception(NotRunning("the runtime or client has been left"))
 
     async def _answer(self, kind: type, group: list[_Question]) -> None:
         """Asks until there is an answer, for as long as somebody still has patience."""

@@ -37,12 +37,14 @@ from holdfast._store.connection import (
     deadline,
 )
 from holdfast.config import Settings
-from holdfast.errors import DatabaseUnavailable, HoldfastError
+from holdfast.errors import DatabaseUnavailable, HoldfastError, NotRunning
 
 LANES = 2
 MOST_BYTES = 8 * 1024 * 1024
 BATCH_DEADLINE = 15.0
 """Seconds that one batch may take before its connection is taken for dead."""
+
+CLOSED = "the runtime or client has been left; what was on its way may have been committed"
 
 Answers = Sequence[Answer]
 Undo = Callable[[Answers], Record | None]
@@ -100,6 +102,7 @@ class Writer:
         app_version: str | None,
     ) -> None:
         self.executor: int | None = None
+        self.closed = False
         self.settings = settings
         self._dsn = dsn
         self._statement = statement
@@ -126,6 +129,8 @@ class Writer:
         lane = self.lane(record.lane)
         while lane.full:
             await lane.room()
+        if self.closed:
+            raise NotRunning(CLOSED)
         submission = lane.put(record)
         try:
             return await submission.future
@@ -202,6 +207,7 @@ class Lane:
         self._room = asyncio.Event()
         self._room.set()
         self._connection: Connection | None = None
+        self._in_flight: list[Submission] = []
         self._key = writer.lock_key(number)
 
     @property
@@ -228,12 +234,19 @@ class Lane:
             while True:
                 await self._filled.wait()
                 async with self.exclusive:
-                    batch = self._take()
-                    if batch:
-                        await self._commit(batch, again=False)
+                    self._in_flight = self._take()
+                    if self._in_flight:
+                        await self._commit(self._in_flight, again=False)
         finally:
-            if self._connection is not None:
-                self._connection.terminate()
+            self._drop_connection()
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Nobody commits any more: tells those who wait. What was in flight may have been committed."""
+        self._writer.closed = True
+        self._room.set()
+        for submission in (*self._in_flight, *self.queue):
+            submission.fail(NotRunning(CLOSED))
 
     def _take(self) -> list[Submission]:
         """The next batch: what is queued, up to the limits; withdrawn records fall out here."""

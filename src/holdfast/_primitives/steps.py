@@ -74,7 +74,7 @@ class Step(Generic[P, R]):
 
     kind = "step"
 
-    def __init__(self, fn: Callable[P, Any], name: str, parameters: Parameters, policy: Policy) -> None:
+    def __init__(self, fn: Callable[..., Any], name: str, parameters: Parameters, policy: Policy) -> None:
         self.fn = fn
         self.name = name
         self.parameters = parameters
@@ -202,9 +202,6 @@ class Transaction(Step[P, R]):
 
     kind = "transaction"
 
-    def __init__(self, fn: Callable[..., Any], name: str, parameters: Parameters, policy: Policy) -> None:
-        super().__init__(fn, name, parameters, policy)
-
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.parameters.check((None, *args), kwargs)
 
@@ -212,7 +209,7 @@ class Transaction(Step[P, R]):
         """A durable call; only in a workflow, for only there is a connection to give."""
         if not isinstance(scope.get(), Branch):
             raise NotInWorkflow(
-                f"transaction {self.name!r} runs in a workflow; outside, call its .fn with your own connection"
+                f"transaction {self.name!r} runs in a workflow; outside, call .fn with your own connection"
             )
         return super().__call__(*args, **kwargs)
 

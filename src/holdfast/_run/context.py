@@ -108,8 +108,13 @@ class BirthFactory:
             context = copy_context() if context is None else context.copy()
             context.run(scope.set, parent.born())
             options["context"] = context
-        task = self._make(loop, coro, options)
-        parent.run.adopt(task)
+        turns = parent.run.turns
+        turns.starting += 1
+        try:
+            task = self._make(loop, coro, options)
+            parent.run.adopt(task)
+        finally:
+            turns.starting -= 1
         return task
 
     def _make(

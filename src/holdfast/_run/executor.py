@@ -151,12 +151,12 @@ class Executor:
         assert self._group is not None, "the executor has not started"
         assert self._context is not None
         self.runs[run.workflow_id] = run
-        if cancelling:
-            self._cancel_recovered(run)
         # In a context of its own, so that a child is not numbered as a task of its parent.
         self._group.create_task(
             self._live(run, data, remaining), name=f"workflow {run.workflow_id}", context=self._context.copy()
         )
+        if cancelling:
+            self._cancel_recovered(run)
 
     def _cancel_recovered(self, run: Run) -> None:
         """A workflow that was being cancelled when its process died: cancelled at the same place, or after
@@ -247,6 +247,7 @@ class Executor:
             logger.error(
                 "the outcome of workflow %r could not be recorded; it will be recovered", run.workflow_id
             )
+            self.give_up()
         except RecordRejected as error:
             refused = self.codec.encode_error(error, self.engine.context(run.workflow_id, "error"))
             await self.writer.commit(End(owner=run.owner, status=Status.ERROR.code, output=refused))

@@ -162,6 +162,9 @@ class Run:
         """
         if self.cancelling or self.stopped or self.over:
             return
+        if self.turns.replaying:
+            self.turns.when_replayed(lambda: self.cancel(cause))
+            return
         self.cancelling = True
         self.cause = cause
         self.interrupted = set(self.outstanding)

@@ -40,6 +40,7 @@ class Turns:
         "_recorded",
         "_replayed",
         "_waiting",
+        "starting",
         "tasks",
     )
 
@@ -51,6 +52,8 @@ class Turns:
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._held: deque[asyncio.Future[None]] = deque()
         self._passing: deque[asyncio.Future[None]] = deque()
+        self.starting = 0
+        """Tasks that are being made: an eager one runs before it is known."""
         self._busy = False
         self._checking = False
         self._quiet = 0
@@ -64,6 +67,10 @@ class Turns:
         self._check_soon()
 
     @property
+    def _alone(self) -> bool:
+        return len(self.tasks) == 1 and not self.starting
+
+    @property
     def replaying(self) -> bool:
         """Is there anything recorded that has not gone on yet?"""
         return bool(self._recorded)
@@ -75,7 +82,7 @@ class Turns:
 
     async def replay(self, step_id: str) -> None:
         """A recorded call waits for its turn: the order in which calls completed."""
-        if len(self.tasks) == 1 and not self._busy and self._recorded and self._recorded[0] == step_id:
+        if self._alone and not self._busy and self._recorded and self._recorded[0] == step_id:
             self._recorded.popleft()
             if self._replayed is not None:
                 self._check_soon()
@@ -102,7 +109,7 @@ class Turns:
 
     async def go_on(self) -> None:
         """A completed call goes on when what the one before it has set off has come to rest."""
-        if len(self.tasks) == 1:
+        if self._alone:
             return
         if self._busy or self._passing:
             future = _future()

@@ -1,0 +1,18 @@
+"""The command `holdfast`: looks at workflows, talks to them, installs the schema, and shows itself off.
+
+An annex over the public API, a module per noun: `arguments` is what may be typed, `session` how the database is reached
+and what an error exits with, `screen` what is printed; `schema`, `looking` and `talking` are the commands, `demo` the
+demonstration. stdout is data, stderr is talk.
+"""
+
+from collections.abc import Sequence
+
+from holdfast.cli.arguments import parser
+from holdfast.cli.session import run
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit code: 0 ok, 1 the workflow failed, 2 usage, 3 not found, 4 timeout."""
+    return run(parser().parse_args(arguments))

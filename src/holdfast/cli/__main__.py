@@ -1,0 +1,7 @@
+"""`python -m holdfast.cli`: the same as the command `holdfast`."""
+
+import sys
+
+from holdfast.cli import main
+
+sys.exit(main())

@@ -1,0 +1,116 @@
+"""`holdfast list` and `holdfast show`: how workflows stand. Nothing here changes anything."""
+
+import argparse
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from holdfast import StepInfo, WorkflowStatus
+from holdfast.cli.exits import Exit
+from holdfast.cli.screen import Screen, shade, to_json
+from holdfast.cli.session import connected
+
+_COLUMNS = {
+    "id": "id",
+    "name": "name",
+    "status": "status",
+    "created": "created",
+    "took": "took",
+    "error": "error",
+}
+_STEPS = {
+    "step_id": "step",
+    "kind": "kind",
+    "name": "name",
+    "started": "started",
+    "took": "took",
+    "error": "error",
+}
+
+
+async def list_(given: argparse.Namespace, screen: Screen) -> int:
+    """Workflows, newest first."""
+    async with connected(given) as client:
+        found = await client.list(name=given.name, status=given.status, limit=given.limit)
+    screen.rows([_as_row(workflow, screen) for workflow in found], _COLUMNS)
+    if not found:
+        screen.talk("no workflows")
+    return Exit.OK
+
+
+async def show(given: argparse.Namespace, screen: Screen) -> int:
+    """One workflow with its events and its journal.
+
+    Raises:
+        WorkflowNotFound: if there is none of this id.
+    """
+    async with connected(given) as client:
+        workflow = await client.status(given.id)
+        events = await client.get_events(given.id)
+        steps = await client.steps(given.id)
+    if screen.json:
+        parts = {"events": events, "steps": [_plain(step) for step in steps]}
+        screen.data(_plain(workflow) | parts)
+        return Exit.OK
+    for key, value in _facts(workflow).items():
+        screen.line((f"{key:<10}", "dim"), (value, shade(value)))
+    if events:
+        screen.line()
+        for key, value in events.items():
+            screen.line(("event ", "dim"), (key, "bold"), (f" = {to_json(value)}", ""))
+    if steps:
+        screen.line()
+        screen.rows([_plain(step) | _times(step) for step in steps], _STEPS)
+    return Exit.OK
+
+
+def _as_row(workflow: WorkflowStatus, screen: Screen) -> dict[str, Any]:
+    row = _plain(workflow)
+    return row if screen.json else row | _times(workflow)
+
+
+def _plain(value: WorkflowStatus | StepInfo) -> dict[str, Any]:
+    built: dict[str, Any] = msgspec.to_builtins(value)
+    return built
+
+
+def _times(value: WorkflowStatus | StepInfo) -> dict[str, str]:
+    """When it was, in the words of people."""
+    times = {"started": _moment(value.started_at), "took": _span(value.started_at, value.finished_at)}
+    if isinstance(value, WorkflowStatus):
+        times["created"] = _moment(value.created_at)
+    return times
+
+
+def _facts(workflow: WorkflowStatus) -> dict[str, str]:
+    facts = {
+        "id": workflow.id,
+        "name": workflow.name,
+        "status": workflow.status.value,
+        "cancelling": "yes" if workflow.cancelling else "",
+        "created": _moment(workflow.created_at),
+        "started": _moment(workflow.started_at),
+        "finished": _moment(workflow.finished_at),
+        "took": _span(workflow.started_at, workflow.finished_at),
+        "executor": workflow.executor or "",
+        "attempts": str(workflow.attempts or ""),
+        "parent": workflow.parent or "",
+        "error": workflow.error or "",
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def _moment(moment: datetime | None) -> str:
+    return "" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _span(begun: datetime | None, ended: datetime | None) -> str:
+    """How long it took: 12 ms, 3.2 s, 4:05 min, 2 days, 3:00 h."""
+    if begun is None or ended is None:
+        return ""
+    span = ended - begun
+    seconds = span.total_seconds()
+    if seconds < 1:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else str(span).partition(".")[0]
