@@ -3,72 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from holdfast.embedded import Embedded, find_binaries
-
-USER = """
-import sys
-from holdfast.embedded import Embedded
-embedded = Embedded(sys.argv[1], durable=False)
-print(embedded.acquire(), flush=True)
-sys.stdin.readline()
-embedded.release()
-"""
-
-
-class User:
-    """Another process that uses the server of a home until it is told to leave, or killed."""
-
-    def __init__(self, home: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", USER, str(home)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def dsn(self) -> str:
-        """Waits until it has joined."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def leave(self) -> None:
-        self.process.communicate("\n", timeout=60)
-        assert self.process.returncode == 0
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate(timeout=60)
-
-
-def postmaster(home: Path) -> int:
-    """The process id of the server that runs, or 0."""
-    try:
-        pid = int((home / "data" / "postmaster.pid").read_text().split("\n", 1)[0])
-    except (OSError, ValueError):
-        return 0
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return 0 if state.stdout.strip()[:1] in ("", "Z") else pid
-
-
-def make_folder() -> Path:
-    """A folder with a short path that every account can enter, unlike `tmp_path`; in memory if possible."""
-    memory = "/dev/shm"  # noqa: S108
-    folder = Path(
-        tempfile.mkdtemp(prefix="hf-", dir=memory if os.access(memory, os.W_OK) else None)
-    ).resolve()
-    folder.chmod(0o755)
-    return folder
+from tests.embedded.homes import StartUser, User, WrapProgram, copy_home, make_folder, remove_folder
 
 
 @pytest.fixture
@@ -76,10 +19,7 @@ def place() -> Iterator[Path]:
     """A folder for homes; servers that a test leaves running in them are killed."""
     folder = make_folder()
     yield folder
-    for home in [folder, *folder.iterdir()]:
-        if pid := postmaster(home):
-            os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +29,7 @@ def template() -> Iterator[Path]:
     with Embedded(folder / "home", durable=False):
         pass
     yield folder / "home"
-    shutil.rmtree(folder)
+    remove_folder(folder)
 
 
 @pytest.fixture
@@ -101,17 +41,16 @@ def cold(place: Path) -> Path:
 @pytest.fixture
 def home(place: Path, template: Path) -> Path:
     """A home with data, in which no server runs."""
-    subprocess.run(["cp", "-a", template, place / "home"], check=True)
-    return place / "home"
+    return copy_home(template, place / "home")
 
 
 @pytest.fixture
-def start_user() -> Iterator[Callable[[Path], User]]:
+def start_user() -> Iterator[StartUser]:
     """Starts processes; those that are still there after the test are killed."""
     users: list[User] = []
 
-    def start(home: Path) -> User:
-        users.append(User(home))
+    def start(home: Path, uid: int | None = None) -> User:
+        users.append(User(home, uid))
         return users[-1]
 
     yield start
@@ -121,7 +60,7 @@ def start_user() -> Iterator[Callable[[Path], User]]:
 
 
 @pytest.fixture
-def wrap_program(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+def wrap_program(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WrapProgram]:
     """Runs a shell script before one of PostgreSQL's programs, the first time it is called."""
 
     folder = Path(tempfile.mkdtemp())  # not in memory, where nothing may be executed in a container

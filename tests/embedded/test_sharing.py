@@ -9,8 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,10 +17,16 @@ import pytest
 
 from holdfast.embedded import Embedded
 from holdfast.errors import ConfigurationError
-from tests.embedded.conftest import User, postmaster
-
-StartUser = Callable[[Path], User]
-WrapProgram = Callable[[str, str], None]
+from tests.embedded.homes import (
+    StartUser,
+    WrapProgram,
+    copy_home,
+    drafts_of,
+    kill_server,
+    log_of,
+    postmaster,
+    wait_for,
+)
 
 
 async def ask(dsn: str, query: str) -> object:
@@ -39,13 +43,6 @@ async def execute(dsn: str, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
-
-
-def kill_server(home: Path) -> None:
-    pid = postmaster(home)
-    assert pid  # 0 would be all of us
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not postmaster(home))
 
 
 async def test_a_home_is_created_and_its_data_outlives_the_server(cold: Path) -> None:
@@ -111,7 +108,7 @@ async def test_nothing_of_the_environment_moves_the_server(
 
 @pytest.mark.parametrize("name", ["a" * 90, "with space", "comma,colon:'quote'", "ümläut"])
 def test_a_path_that_no_socket_can_have(place: Path, template: Path, name: str) -> None:
-    subprocess.run(["cp", "-a", template, place / name], check=True)
+    copy_home(template, place / name)
     with Embedded(place / name, durable=False) as dsn:
         assert asyncio.run(ask(dsn, "select 1")) == 1
 
@@ -251,10 +248,6 @@ async def test_a_session_of_a_killed_server_may_take_its_time(home: Path) -> Non
     connection.terminate()
 
 
-def log_of(home: Path) -> str:
-    return "".join(path.read_text() for path in home.glob("log*"))
-
-
 async def test_data_of_another_version_is_named_and_left_alone(home: Path) -> None:
     version = home / "data" / "PG_VERSION"
     mine = version.read_text()
@@ -312,7 +305,7 @@ def test_a_home_removed_under_the_server(home: Path, start_user: StartUser, temp
     server = postmaster(home)
     shutil.rmtree(home)
     os.kill(server, signal.SIGKILL)
-    subprocess.run(["cp", "-a", template, home], check=True)
+    copy_home(template, home)
     with Embedded(home, durable=False):
         first.release()
         assert postmaster(home)
@@ -328,15 +321,3 @@ def test_leaving_when_the_home_is_gone(home: Path, caplog: pytest.LogCaptureFixt
         embedded.release()
     assert not caplog.records
     assert not home.exists()
-
-
-def drafts_of(home: Path) -> list[Path]:
-    return [*home.parent.glob("*.new-*"), *home.glob("*.new-*")]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """For what another process does: nothing tells us, so we look."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
