@@ -1,11 +1,14 @@
-"""What the tests of the engine's machinery share: every event loop, an empty database, signals to wait for."""
+"""What the tests of the engine's machinery share: every event loop, databases, signals to wait for."""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -33,6 +36,14 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return factories
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # uvloop hangs in close() if its warning about an open socket is an error; asyncpg warns of the same.
+    quiet = pytest.mark.filterwarnings("ignore:unclosed resource:ResourceWarning")
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(quiet)
+
+
 @pytest.fixture
 def dsn(empty_dsn: str) -> str:
     """The engine knows no tables."""
@@ -45,6 +56,17 @@ async def admin(dsn: str) -> AsyncIterator[Connection]:
     connection: Connection = await asyncpg.connect(dsn)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def limited_dsn(dsn: str, admin: Connection) -> AsyncIterator[str]:
+    """The same database by a log-in that may have one connection at a time."""
+    name = f"limited_{secrets.token_hex(8)}"
+    await admin.execute(f"create role {name} login password '{name}' connection limit 1")
+    parts = urlsplit(dsn)
+    host = parts.netloc.rpartition("@")[2]
+    yield urlunsplit(parts._replace(netloc=f"{name}:{name}@{host}"))
+    await admin.execute(f"drop role {name}")
 
 
 class Signals:
