@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from holdfast._api.client import Client
+from holdfast._observe import point
 from holdfast._primitives.workflows import Call, Workflow
 from holdfast._run.context import install_births, remove_births
 from holdfast._run.executor import Executor
@@ -98,7 +99,9 @@ class Runtime(Client):
         definition = self._definition_of(call)
         here = definition is not None and executor.lease.executor is not None
         record = self._start_record(call, workflow_id, timeout, here=here)
+        point("outside_start.before_commit")
         (answer,) = await executor.writer.commit(record)
+        point("outside_start.after_commit")
         if here and definition is not None and answer.code is Code.VALUE:
             executor.launch(Run(executor, definition, Owner(workflow_id, 1)), record.input, record.timeout)
         return answer
