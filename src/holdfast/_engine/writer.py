@@ -71,19 +71,28 @@ class Submission:
         self.sent = False
         self.late: asyncio.Future[Answers] | None = None
 
+    @property
+    def reply(self) -> "asyncio.Future[Answers]":
+        """Where the answers are or will be: for a caller that was cancelled in flight, on a future of its own."""
+        if not self.future.cancelled():
+            return self.future
+        if self.late is None:
+            self.late = self.future.get_loop().create_future()
+        return self.late
+
     def answer(self, answers: Answers) -> None:
-        """Gives the caller its answers; one that was cancelled in flight waits on `late`."""
+        """Gives the caller its answers, even if it was cancelled in flight and does not wait for them yet."""
         if not self.future.done():
             self.future.set_result(answers)
-        elif self.late is not None and not self.late.done():
-            self.late.set_result(answers)
+        elif not self.reply.done():
+            self.reply.set_result(answers)
 
     def fail(self, error: Exception) -> None:
         """Gives the caller an error instead."""
         if not self.future.done():
             self.future.set_exception(error)
-        elif self.late is not None and not self.late.done():
-            self.late.set_exception(error)
+        elif self.sent and not self.reply.done():
+            self.reply.set_exception(error)
 
 
 class Writer:
@@ -141,8 +150,7 @@ class Writer:
 
     async def _settle(self, submission: Submission, undo: Undo | None) -> None:
         """Waits for the reply to a record whose caller has been cancelled, through any further cancelling."""
-        submission.late = asyncio.get_running_loop().create_future()
-        answers = await _outlast(submission.late)
+        answers = await _outlast(submission.reply)
         record = undo(answers) if undo and answers is not None else None
         if record is not None:
             await self.insist(record)
