@@ -2,7 +2,8 @@
 --   owned   the ids of the workflows that may still write, NULL where this executor has lost one
 --   done    places that an earlier try of this batch has already committed
 -- and leaves out whatever belongs to either. They are called by commit_batch only, under its locks and its plan settings:
--- only the index can serve the look-ups (LATERAL … LIMIT 1 by key), however small a table was when the plan was made.
+-- only the index can serve the look-ups (LATERAL … LIMIT 1 by key; never EXISTS in a select list, which may be hashed over
+-- the whole table), however small a table was when the plan was made.
 -- They are plpgsql because a session keeps the plans of plpgsql and, before PostgreSQL 18, plans SQL functions anew each time.
 
 -- Workflows that begin. Says something only of those it did not create.
@@ -110,15 +111,14 @@ $$
 begin
     return query
     with wanted as materialized (
-        select v.*, s.closed or exists (
+        select v.*, s.closed is not null or exists (
                 select from unnest(close_places, close_runs, close_keys) as c (place, run, key)
                 where c.run = v.run and c.key = v.key and c.place < v.place) as closed
         from unnest(places, runs, steps, keys, payloads, attempts, tokens)
             with ordinality as v (place, run, step, key, payload, attempt, token, number)
-        cross join lateral (
-            select exists (
-                select from holdfast.streams s
-                where s.workflow_id = owned[v.run] and s.key = v.key and s.closed_at is not null) as closed) s
+        left join lateral (
+            select s.closed_at as closed from holdfast.streams s
+            where s.workflow_id = owned[v.run] and s.key = v.key limit 1) s on true
         where owned[v.run] is not null and v.place <> all (done)),
     written as (
         insert into holdfast.stream_values (workflow_id, key, "offset", payload, attempt, step_id, token, created_at)

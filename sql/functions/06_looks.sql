@@ -47,18 +47,17 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_has
 $$
 begin
     return query
-    select a.place::integer, v."offset", v.payload, v.attempt, c.closed, w.status
+    select a.place::integer, v."offset", v.payload, v.attempt, c.closed is not null, w.status
     from unnest(ids, keys, afters) with ordinality as a (id, key, after, place)
     left join lateral (
-        select exists (
-            select from holdfast.streams s
-            where s.workflow_id = a.id and s.key = a.key and s.closed_at is not null) as closed) c on true
+        select s.closed_at as closed from holdfast.streams s
+        where s.workflow_id = a.id and s.key = a.key limit 1) c on true
     left join lateral (select w.status from holdfast.workflows w where w.id = a.id limit 1) w on true
     left join lateral (
         select v."offset", v.payload, v.attempt from holdfast.stream_values v
         where v.workflow_id = a.id and v.key = a.key and v."offset" > a.after
         order by v."offset" limit most) v on true
-    where v."offset" is not null or c.closed or w.status is null or w.status > 2
+    where v."offset" is not null or c.closed is not null or w.status is null or w.status > 2
     order by a.place, v."offset";
 end
 $$;
