@@ -1,8 +1,8 @@
 """The command `holdfast`: looks at workflows, talks to them, installs the schema, and shows itself off.
 
-An annex over the public API, a module per noun: `arguments` is what may be typed, `session` how the database is reached
-and what an error exits with, `screen` what is printed; `schema`, `looking` and `talking` are the commands, `demo` the
-demonstration. stdout is data, stderr is talk.
+An annex over the public API, a module per noun: `arguments` is what may be typed, `session` how the database is
+reached, `exits` what an error means, `screen` what is printed; `schema`, `looking` and `talking` are the commands,
+`demo` the demonstration. stdout is data, stderr is talk.
 """
 
 from collections.abc import Sequence
@@ -14,5 +14,5 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and gives its exit code: 0 ok, 1 the workflow failed, 2 usage, 3 not found, 4 timeout."""
+    """Runs one command and gives its exit code; see `exits`."""
     return run(parser().parse_args(arguments))

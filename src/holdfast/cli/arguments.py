@@ -13,14 +13,14 @@ exit codes:
   0  ok              2  usage, configuration, schema      4  timeout
   1  workflow failed 3  no such workflow
 
-The database is --dsn, else HOLDFAST_DATABASE_URL, else DATABASE_URL, else the embedded PostgreSQL in .holdfast/.
+The database: --dsn, else HOLDFAST_DATABASE_URL, else DATABASE_URL, else the embedded PostgreSQL in .holdfast/.
 """
 
 Add = Callable[..., argparse.ArgumentParser]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line. What it parses has `.act`, a coroutine function of the arguments."""
+    """The parser of the whole command line. What it gives has `.act`, a coroutine function."""
     whole = argparse.ArgumentParser(
         prog="holdfast",
         description="Durable asyncio workflows that talk while they run, on nothing but PostgreSQL.",

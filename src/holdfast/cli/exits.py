@@ -6,12 +6,11 @@ from enum import IntEnum
 from holdfast.errors import (
     ConfigurationError,
     DatabaseUnavailable,
+    HoldfastError,
     InvalidName,
-    PayloadError,
     SchemaError,
     WaitTimeout,
     WorkflowConflict,
-    WorkflowError,
     WorkflowNotFound,
 )
 
@@ -33,6 +32,13 @@ class UsageError(ConfigurationError):
     """The command cannot be meant like this."""
 
 
+def alone(error: BaseException) -> BaseException:
+    """The error that a task group has raised, if it is only one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 def exit_code(error: BaseException) -> Exit | None:
     """What an error exits with; None if it is not an answer but a bug."""
     match error:
@@ -42,7 +48,7 @@ def exit_code(error: BaseException) -> Exit | None:
             return Exit.TIMEOUT
         case WorkflowConflict() | ConfigurationError() | InvalidName() | SchemaError():
             return Exit.USAGE
-        case WorkflowError() | PayloadError():
+        case HoldfastError():
             return Exit.FAILED
         case KeyboardInterrupt() | asyncio.CancelledError():
             return Exit.INTERRUPTED

@@ -1,19 +1,19 @@
 """What is printed: data on stdout, as lines for people or as JSON, and talk on stderr.
 
-People get colours and tables if rich is installed (the extra `cli`); without it, or with a pipe, the same in plain text.
+People at a terminal get colours if rich is installed (the extra `cli`); everybody else gets the same in plain text.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-try:
+from holdfast.errors import WorkflowError
+
+if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
-except ImportError:  # pragma: no cover - the extra is not installed
-    Console = Text = None  # type: ignore[assignment,misc]
 
 Span = tuple[str, str]
 """A piece of a line, and its style in rich's words; an empty style is plain."""
@@ -24,9 +24,9 @@ class Screen:
 
     def __init__(self, *, json: bool) -> None:
         self.json = json
-        self._console = None if json or Console is None else Console(highlight=False, soft_wrap=True)
+        self._console = None if json else _console()
 
-    def data(self, value: Any) -> None:
+    def data(self, value: object) -> None:
         """One value: a line of JSON; of a string, for people, only what is in it."""
         if isinstance(value, str) and not self.json:
             self._write(value)
@@ -56,9 +56,9 @@ class Screen:
         if self._console is None:
             self._write("".join(text for text, _ in spans).rstrip())
             return
-        text = Text()
-        for part, style in spans:
-            text.append(part, style)
+        from rich.text import Text
+
+        text = Text.assemble(*spans)
         text.rstrip()
         self._console.print(text)
 
@@ -67,10 +67,10 @@ class Screen:
         if not self.json:
             sys.stderr.write(f"{text}\n")
 
-    def complain(self, error: BaseException) -> None:
+    def complain(self, error: BaseException | str) -> None:
         """An error, on stderr; with its cause, if that is what happened in the workflow."""
         sys.stderr.write(f"holdfast: {error}\n")
-        if error.__cause__ is not None and hasattr(error, "workflow_id"):
+        if isinstance(error, WorkflowError) and error.__cause__ is not None:
             sys.stderr.write(f"  {type(error.__cause__).__name__}: {error.__cause__}\n")
 
     def _write(self, text: str) -> None:
@@ -78,7 +78,18 @@ class Screen:
         sys.stdout.flush()
 
 
-def to_json(value: Any) -> str:
+def _console() -> "Console | None":
+    """What prints colours; None if nobody would see them, or rich is not installed."""
+    if not sys.stdout.isatty() and not os.environ.get("FORCE_COLOR"):
+        return None
+    try:
+        from rich.console import Console  # an extra, and slow to import
+    except ImportError:
+        return None
+    return Console(highlight=False, soft_wrap=True)
+
+
+def to_json(value: object) -> str:
     """A value on one line of JSON."""
     return msgspec.json.encode(value).decode()
 
@@ -99,7 +110,7 @@ _SHADES = {
 }
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""From arguments to an exit code: reaches the database, runs the command's coroutine, says what went wrong."""
+"""From arguments to an exit code: reaches the database, runs the command, says what went wrong."""
 
 import argparse
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from holdfast import Client, ConfigurationError, Settings
-from holdfast.cli.exits import Exit, exit_code
+from holdfast.cli.exits import Exit, alone, exit_code
 from holdfast.cli.screen import Screen
 from holdfast.config import resolve_dsn
 from holdfast.embedded import Embedded
@@ -20,7 +20,7 @@ PATIENCE = 10.0
 
 
 def run(given: argparse.Namespace) -> int:
-    """Carries out a command. Ctrl-C and SIGTERM cancel it once; what it then does to clean up is not interrupted."""
+    """Carries out a command. Ctrl-C and SIGTERM cancel it once; its cleaning up is not interrupted."""
     screen = Screen(json=given.json)
     logging.basicConfig(level=logging.WARNING, format="holdfast: %(message)s", stream=sys.stderr)
     try:
@@ -30,11 +30,11 @@ def run(given: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
     except (Exception, KeyboardInterrupt, asyncio.CancelledError) as error:
-        code = exit_code(error)
+        found = alone(error)
+        code = exit_code(found)
         if code is None:
             raise
-        if code is not Exit.INTERRUPTED:
-            screen.complain(error)
+        screen.complain("interrupted" if code is Exit.INTERRUPTED else found)
         return code
 
 

@@ -98,7 +98,7 @@ async def cancel(given: argparse.Namespace, screen: Screen) -> int:
     return Exit.OK
 
 
-def _json(text: str, what: str) -> Any:
+def _json(text: str, what: str) -> object:
     """A value from the command line, or from stdin.
 
     Raises:
@@ -115,8 +115,8 @@ def _no_json() -> dict[str, Any]:
     return {}
 
 
-def _call(name: str, given: Any) -> Call[Any]:
-    """An object is keyword arguments, an array positional ones, as in SQL; anything else is the only argument."""
+def _call(name: str, given: object) -> Call[Any]:
+    """An object is keyword arguments, an array positional ones; anything else is the only argument."""
     workflow = WorkflowRef[..., Any](name)
     if isinstance(given, dict):
         return workflow(**given)

@@ -1,0 +1,125 @@
+"""The shop: the checkout workflow, and a process that runs it until its stdin is closed.
+
+Every run of a step's body is told on stdout, flushed before it begins, so that a kill -9 cannot hide one.
+"""
+
+import asyncio
+import os
+import time
+
+import msgspec
+
+import holdfast as hf
+from holdfast.cli.demo.stage import orders, tell
+
+PACKING = 0.2
+"""Seconds that packing a parcel takes."""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What somebody wants to buy."""
+
+    item: str
+    price: int
+    parcels: int
+
+
+class Session(msgspec.Struct, frozen=True):
+    """Where to pay, and when the shop began to publish it."""
+
+    url: str
+    at: float
+
+
+class Payment(msgspec.Struct, frozen=True):
+    """What the bank says, and when it began to say it."""
+
+    amount: int
+    at: float
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """A line for the customer: which process began to write it, and when."""
+
+    text: str
+    pid: int
+    at: float
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """How a checkout ends."""
+
+    item: str
+    paid: int
+    payments: int
+    parcels: list[str]
+
+
+pay_url = hf.Event[Session]("pay_url")
+payments = hf.Topic[Payment]("payment")
+progress = hf.Stream[Progress]("progress")
+
+
+def _runs(step: str, *, message_at: float | None = None) -> None:
+    tell("step", step=step, workflow=hf.current().workflow_id, message_at=message_at)
+
+
+@hf.step
+async def reserve(order: Order) -> None:
+    """Puts the goods aside."""
+    _runs("reserve")
+
+
+@hf.step
+async def open_session(order: Order) -> str:
+    """Asks the bank for a page to pay at."""
+    _runs("open_session")
+    return f"https://bank.example/pay/{order.price}"
+
+
+@hf.step
+async def settle(payment: Payment) -> None:
+    """Books the payment."""
+    _runs("settle", message_at=payment.at)
+
+
+@hf.step
+async def pack(number: int) -> str:
+    """Packs one parcel, which takes its time."""
+    _runs(f"pack {number}")
+    await asyncio.sleep(PACKING)
+    return f"parcel-{number}"
+
+
+async def say(text: str) -> None:
+    """Writes to the live stream.
+
+    Time and process are only written down, nothing is decided upon them: a replay writes nothing, so what was
+    written first is what stays.
+    """
+    await progress.write(Progress(text, os.getpid(), time.time()))
+
+
+@hf.workflow(name="checkout")
+async def checkout(order: Order) -> Receipt:
+    """The checkout of the documentation: publish where to pay, wait for the payment, pack."""
+    await reserve(order)
+    url = await open_session(order)
+    await pay_url.set(Session(url, time.time()))
+    payment = await payments.recv(timeout=60)
+    await settle(payment)
+    await say(f"{payment.amount} € received")
+    parcels = []
+    for number in range(1, order.parcels + 1):
+        parcels.append(await pack(number))
+        await say(f"parcel {number} of {order.parcels} packed")
+    second = await payments.recv(timeout=0, default=None)
+    return Receipt(order.item, payment.amount, 1 if second is None else 2, parcels)
+
+
+async def main() -> None:
+    """Runs workflows until stdin is closed."""
+    async with hf.Runtime(schema=os.environ["HOLDFAST_DEMO_SCHEMA"], workflows=[checkout]):
+        tell("ready")
+        async for _ in orders():
+            pass
