@@ -80,6 +80,16 @@ async def test_swallow_tells_nobody_and_stays(
     (await connect(proxy.dsn, role="test")).terminate()
 
 
+async def test_strand_spares_new_connections(proxy: Proxy, through: Connection) -> None:
+    proxy.strand()
+    with pytest.raises(ConnectionLost):
+        async with deadline(through, 0.1):
+            await through.execute("select 1")
+    fresh = await connect(proxy.dsn, role="test")
+    assert await fresh.fetchval("select 1") == 1
+    fresh.terminate()
+
+
 async def test_delay_is_each_way_and_keeps_the_order(proxy: Proxy, through: Connection) -> None:
     proxy.delay(0.05)
     started = time.perf_counter()

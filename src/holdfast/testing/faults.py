@@ -129,6 +129,11 @@ class Proxy:
         """
         self.swallowed = frozenset(directions or BOTH)
 
+    def strand(self, *directions: Direction) -> None:
+        """Make black holes of the connections that are open now, for ever; new ones pass."""
+        for link in self._links:
+            link.holes.update(directions or BOTH)
+
     def delay(self, seconds: float) -> None:
         """Deliver everything this much later, each way."""
         self.latency = seconds
@@ -208,7 +213,7 @@ class _Link:
         self._messages = {d: _Messages(started=d is Direction.TO_CLIENT) for d in BOTH}
         self._due = dict.fromkeys(BOTH, 0.0)
         self._passed = dict.fromkeys(BOTH, 0)
-        self._holes: set[Direction] = set()
+        self.holes: set[Direction] = set()
         self._prepared: dict[bytes, str] = {}
         self._losing_reply = False
         self._cut = proxy._cut_of_new_link()
@@ -226,7 +231,7 @@ class _Link:
             _reset(writer)
 
     def reset(self) -> None:
-        self._holes.update(BOTH)
+        self.holes.update(BOTH)
         self.abort()
         if self._task is not None:
             self._task.cancel()
@@ -240,13 +245,13 @@ class _Link:
                 await writer.drain()
         except ConnectionError:
             pass  # passed on like an orderly end
-        if not self._holes and not self._proxy.swallowed:
+        if not self.holes and not self._proxy.swallowed:
             self._later(direction, writer.close)
 
     def _pass(self, direction: Direction, message: bytes) -> None:
         if direction in self._proxy.swallowed:
-            self._holes.add(direction)
-        if direction in self._holes:
+            self.holes.add(direction)
+        if direction in self.holes:
             return
         passes = self._request(message) if direction is Direction.TO_SERVER else self._reply(message)
         if passes:
@@ -298,7 +303,7 @@ class _Link:
         self._passed[direction] += len(message)
         self._write(direction, message)
         if cut is not None and cut.direction is direction and self._passed[direction] >= cut.after:
-            self._holes.update(BOTH)
+            self.holes.update(BOTH)
             cut.take()
             # uvloop writes at the end of its turn.
             asyncio.get_running_loop().call_later(0.005, self.reset)
