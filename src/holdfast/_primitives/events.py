@@ -3,6 +3,7 @@ the latest.
 """
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar, overload
 from uuid import uuid4
 
@@ -42,10 +43,14 @@ class Event(Channel[T], Generic[T]):
         return set_event(self, value)
 
     @overload
-    def get(self, workflow_id: str, *, timeout: float | None = None) -> Wait[T]: ...
+    def get(self, workflow_id: str, *, timeout: float | timedelta | None = None) -> Wait[T]: ...
     @overload
-    def get(self, workflow_id: str, *, timeout: float | None = None, default: D) -> Wait[T | D]: ...
-    def get(self, workflow_id: str, *, timeout: float | None = None, default: object = MISSING) -> Wait[Any]:
+    def get(
+        self, workflow_id: str, *, timeout: float | timedelta | None = None, default: D
+    ) -> Wait[T | D]: ...
+    def get(
+        self, workflow_id: str, *, timeout: float | timedelta | None = None, default: object = MISSING
+    ) -> Wait[Any]:
         """The value of another workflow's event; see `holdfast.get_event`."""
         return get_event(workflow_id, self, timeout=timeout, default=default)
 
@@ -118,23 +123,25 @@ async def _set_from_step(found: StepScope, key: str, value: object) -> None:
 
 
 @overload
-def get_event(workflow_id: str, key: Event[T], *, timeout: float | None = None) -> Wait[T]: ...
+def get_event(workflow_id: str, key: Event[T], *, timeout: float | timedelta | None = None) -> Wait[T]: ...
 @overload
 def get_event(
-    workflow_id: str, key: Event[T], *, timeout: float | None = None, default: D
+    workflow_id: str, key: Event[T], *, timeout: float | timedelta | None = None, default: D
 ) -> Wait[T | D]: ...
 @overload
-def get_event(workflow_id: str, key: str, *, timeout: float | None = None, type: type[T]) -> Wait[T]: ...
+def get_event(
+    workflow_id: str, key: str, *, timeout: float | timedelta | None = None, type: type[T]
+) -> Wait[T]: ...
 @overload
 def get_event(
-    workflow_id: str, key: str, *, timeout: float | None = None, default: D, type: type[T]
+    workflow_id: str, key: str, *, timeout: float | timedelta | None = None, default: D, type: type[T]
 ) -> Wait[T | D]: ...
 @overload
 def get_event(
     workflow_id: str,
     key: str | Event[Any],
     *,
-    timeout: float | None = None,
+    timeout: float | timedelta | None = None,
     default: object = ...,
     type: object = ...,
 ) -> Wait[Any]: ...
@@ -142,7 +149,7 @@ def get_event(
     workflow_id: str,
     key: str | Event[Any],
     *,
-    timeout: float | None = None,
+    timeout: float | timedelta | None = None,
     default: object = MISSING,
     type: object = Any,
 ) -> Wait[Any]:

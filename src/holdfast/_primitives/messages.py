@@ -7,6 +7,7 @@ overtakes another [M7].
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, ClassVar, Generic, TypeVar, overload
 from uuid import uuid4
@@ -43,10 +44,10 @@ class Topic(Channel[T], Generic[T]):
     noun = "topic"
 
     @overload
-    def recv(self, *, timeout: float | None = None) -> Wait[T]: ...
+    def recv(self, *, timeout: float | timedelta | None = None) -> Wait[T]: ...
     @overload
-    def recv(self, *, timeout: float | None = None, default: D) -> Wait[T | D]: ...
-    def recv(self, *, timeout: float | None = None, default: object = MISSING) -> Wait[Any]:
+    def recv(self, *, timeout: float | timedelta | None = None, default: D) -> Wait[T | D]: ...
+    def recv(self, *, timeout: float | timedelta | None = None, default: object = MISSING) -> Wait[Any]:
         """Takes the next message of this topic; see `holdfast.recv`."""
         return recv(self, timeout=timeout, default=default)
 
@@ -61,23 +62,27 @@ class Topic(Channel[T], Generic[T]):
 
 
 @overload
-def recv(topic: Topic[T], *, timeout: float | None = None) -> Wait[T]: ...
+def recv(topic: Topic[T], *, timeout: float | timedelta | None = None) -> Wait[T]: ...
 @overload
-def recv(topic: Topic[T], *, timeout: float | None = None, default: D) -> Wait[T | D]: ...
+def recv(topic: Topic[T], *, timeout: float | timedelta | None = None, default: D) -> Wait[T | D]: ...
 @overload
-def recv(topic: str | None = None, *, timeout: float | None = None, type: type[T]) -> Wait[T]: ...
+def recv(topic: str | None = None, *, timeout: float | timedelta | None = None, type: type[T]) -> Wait[T]: ...
 @overload
 def recv(
-    topic: str | None = None, *, timeout: float | None = None, default: D, type: type[T]
+    topic: str | None = None, *, timeout: float | timedelta | None = None, default: D, type: type[T]
 ) -> Wait[T | D]: ...
 @overload
 def recv(
-    topic: str | None = None, *, timeout: float | None = None, default: object = ..., type: object = ...
+    topic: str | None = None,
+    *,
+    timeout: float | timedelta | None = None,
+    default: object = ...,
+    type: object = ...,
 ) -> Wait[Any]: ...
 def recv(
     topic: str | Topic[Any] | None = None,
     *,
-    timeout: float | None = None,
+    timeout: float | timedelta | None = None,
     default: object = MISSING,
     type: object = Any,
 ) -> Wait[Any]:

@@ -358,6 +358,20 @@ def step(
 ) -> Step[P, R]: ...
 @overload
 def step(
+    fn: Callable[P, R],
+    /,
+    *,
+    attempts: int = ...,
+    wait_initial: float | timedelta = ...,
+    wait_max: float | timedelta = ...,
+    wait_exp_base: float = ...,
+    wait_jitter: float | timedelta = ...,
+    retry_on: RetryOn = ...,
+    timeout: float | timedelta | None = ...,
+    name: str | None = ...,
+) -> Step[P, R]: ...
+@overload
+def step(
     *,
     attempts: int = ...,
     wait_initial: float | timedelta = ...,

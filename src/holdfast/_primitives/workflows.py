@@ -35,10 +35,11 @@ class Call(Wait[R], Generic[R]):
     def __init__(
         self,
         name: str,
-        returns: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        *,
         target: Definition | None = None,
+        returns: Any = Any,
     ) -> None:
         super().__init__(self._run_child)
         self.name = name
@@ -54,9 +55,7 @@ class Call(Wait[R], Generic[R]):
     @property
     def result_type(self) -> Any:
         """The type of the result."""
-        return (
-            self.returns() if callable(self.returns) and not isinstance(self.returns, type) else self.returns
-        )
+        return self.returns if self.target is None else self.target.parameters.returns
 
     def __repr__(self) -> str:
         return f"<call of workflow {self.name!r}>"
@@ -78,10 +77,7 @@ class Workflow(Generic[P, R]):
             TypeError: if the function could not be called like this.
         """
         self.definition.parameters.check(args, kwargs)
-        return Call(self.name, self._returns, args, kwargs, self.definition)
-
-    def _returns(self) -> Any:
-        return self.definition.parameters.returns
+        return Call(self.name, args, kwargs, target=self.definition)
 
     def __repr__(self) -> str:
         return f"<workflow {self.name!r}>"
@@ -101,7 +97,7 @@ class WorkflowRef(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Binds arguments; whether they fit is found out where the workflow runs."""
-        return Call(self.name, self.result_type, args, dict(kwargs))
+        return Call(self.name, args, dict(kwargs), returns=self.result_type)
 
     @property
     def result_type(self) -> Any:
