@@ -13,7 +13,7 @@ exit codes:
   0  ok              2  usage, configuration, schema      4  timeout
   1  workflow failed 3  no such workflow
 
-The database: --dsn, else HOLDFAST_DATABASE_URL, else DATABASE_URL, else the embedded PostgreSQL in .holdfast/.
+The database: --dsn, else HOLDFAST_DATABASE_URL, else DATABASE_URL, else an embedded one in .holdfast/.
 """
 
 Add = Callable[..., argparse.ArgumentParser]

@@ -1,6 +1,6 @@
 """What is printed: data on stdout, as lines for people or as JSON, and talk on stderr.
 
-People at a terminal get colours if rich is installed (the extra `cli`); everybody else gets the same in plain text.
+People at a terminal get colours if rich is installed (the extra `cli`); others get the same in plain text.
 """
 
 import os

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from holdfast.cli.demo.cast import Actor, Line
-from holdfast.cli.screen import Screen
+from holdfast.cli.screen import Screen, to_json
 
 STYLES = {"demo": "dim", "client": "cyan", "bank": "yellow", "shop 1": "green", "shop 2": "magenta"}
 WIDTH = 64
@@ -74,6 +74,22 @@ class Report:
             self.say(
                 who, f"woken by the message: step {line['step']}", took=took, of="send → recv, other process"
             )
+
+    def end(self, good: bool) -> None:
+        """The last line."""
+        if self._screen.json:
+            self._screen.data({"ok": good, "ms": round(self.elapsed * 1000, 1)})
+            return
+        words = "All as promised" if good else "NOT as promised"
+        self._screen.line()
+        self._screen.line((f"{words}, in {self.elapsed:.1f} s", "bold" if good else "bold red"))
+
+    def result(self, workflow_id: str, receipt: object) -> None:
+        """What a checkout has come to."""
+        if self._screen.json:
+            self._screen.data({"result": receipt, "id": workflow_id})
+        else:
+            self._screen.line((f"  {workflow_id}  ", "cyan"), (to_json(receipt), "bold"))
 
     def check(self, text: str, good: bool) -> None:
         """One thing that had to be so."""
