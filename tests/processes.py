@@ -111,21 +111,23 @@ class Points:
         """Calls `act` when the point is passed for the nth time from now."""
         self._actions.append((name, self.passed[name] + nth, act))
 
-    def kill(self, runtime: hf.Runtime, noun: str, when: str) -> asyncio.Event:
-        """Takes every workflow out of a runtime's hands "before" or "after" the commit of the next `noun`.
+    def kill(
+        self, runtime: hf.Runtime, point: str, when: str, killed: asyncio.Event | None = None
+    ) -> asyncio.Event:
+        """Takes all workflows out of a runtime's hands, "before" or "after" the next commit behind a point.
 
-        After: it is committed, and the code that called has not been told. Set once that has happened.
+        After: it is committed, and the code that called has not been told. The event is set when it is done.
         """
-        killed = asyncio.Event()
+        killed = killed or asyncio.Event()
 
         def kill() -> None:
             runtime.executor.lost()
             killed.set()
 
         if when == "before":
-            self.at(noun, kill)
+            self.at(point, kill)
         else:
-            self.at(noun, lambda: self.at("writer.after_commit", kill))
+            self.at(point, lambda: self.at("writer.after_commit", kill))
         return killed
 
 

@@ -10,8 +10,7 @@ import pytest
 import holdfast as hf
 from holdfast._store.connection import Connection
 from holdfast.testing.faults import Fault, Proxy
-
-from ..processes import Points, Processes, Waits, rows, terminate, within
+from tests.processes import Points, Processes, Waits, rows, terminate, within
 
 LETTERS = hf.Topic[Any]("letters")
 GO = hf.Topic[None]("go")

@@ -73,7 +73,7 @@ class Submission:
 
     @property
     def reply(self) -> "asyncio.Future[Answers]":
-        """Where the answers are or will be: for a caller that was cancelled in flight, on a future of its own."""
+        """Where the answers are or will be; of a caller cancelled in flight, on a future of its own."""
         if not self.future.cancelled():
             return self.future
         if self.late is None:
