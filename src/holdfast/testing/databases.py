@@ -12,7 +12,7 @@ import itertools
 import secrets
 import threading
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -36,6 +36,13 @@ _AHEAD: Final = 2
 _SESSION: Final = 0x686F6C64
 _TEMPLATE: Final = _SESSION + 1
 _BUILD: Final = _SESSION + 2
+
+_DISCONNECTED: Final = (
+    asyncpg.exceptions.AdminShutdownError,
+    asyncpg.exceptions.InterfaceError,
+    asyncpg.exceptions.PostgresConnectionError,
+    ConnectionError,
+)
 
 
 class Databases:
@@ -124,29 +131,26 @@ class _Worker:
             raise
 
     async def close(self) -> None:
-        async with self._turn:
-            connection = await self._connect()
-            for name in await _list(connection, f"holdfast_test_{self._oid}_{self._tag}_[0-9]+"):
-                await _drop(connection, name)
-            await connection.close()
+        await self._do(self._drop_all)
+        await (await self._connect()).close()
 
     async def create(self) -> str:
-        async with self._turn:
-            connection = await self._connect()
-            if self._template is None:
-                self._template = await self._find_template(connection)
-            return await self._copy(connection, self._template)
+        return await self._do(self._copy_template)
 
     async def create_empty(self) -> str:
-        async with self._turn:
-            return await self._copy(await self._connect(), "template0")
+        return await self._do(lambda connection: self._copy(connection, "template0"))
 
     async def drop(self, name: str) -> None:
+        await self._do(lambda connection: _drop(connection, name))
+
+    async def _do(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async with self._turn:
-            await _drop(await self._connect(), name)
+            try:
+                return await work(await self._connect())
+            except _DISCONNECTED:  # there are tests that end every session they see
+                return await work(await self._connect())
 
     async def _connect(self) -> Connection:
-        """Again if need be: some tests end every session there is."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(self._dsn)
             self._oid = await self._connection.fetchval(
@@ -163,6 +167,15 @@ class _Worker:
             if owner != self._fingerprint and await _call(connection, "pg_try_advisory_lock", lock, owner):
                 await _drop(connection, name)
                 await _call(connection, "pg_advisory_unlock", lock, owner)
+
+    async def _drop_all(self, connection: Connection) -> None:
+        for name in await _list(connection, f"holdfast_test_{self._oid}_{self._tag}_[0-9]+"):
+            await _drop(connection, name)
+
+    async def _copy_template(self, connection: Connection) -> str:
+        if self._template is None:
+            self._template = await self._find_template(connection)
+        return await self._copy(connection, self._template)
 
     async def _copy(self, connection: Connection, template: str) -> str:
         name = f"holdfast_test_{self._oid}_{self._tag}_{next(self._numbers)}"

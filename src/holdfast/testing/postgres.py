@@ -6,6 +6,7 @@ Only the server; the databases on it are made in `databases`.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import logging
 import os
@@ -92,6 +93,15 @@ def docker_answers() -> bool:
     """Whether testcontainers is installed and a Docker engine is there to serve it."""
     if not importlib.util.find_spec("testcontainers") or not _docker_is_configured():
         return False
+    with warnings.catch_warnings():
+        # Of an engine that does not answer, the Docker library leaves its socket to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        answers = _ping()
+        gc.collect()
+    return answers
+
+
+def _ping() -> bool:
     from testcontainers.core.docker_client import DockerClient
 
     try:
