@@ -158,8 +158,8 @@ async def test_n2_a_bell_wakes_those_who_wait_for_its_keys(dsn: str, admin: Conn
             await ring(admin, f"{'f' * 16}:{third}")  # another engine's mark
             assert await three.wait(soon())
             one.clear()
-            await ring(admin, f":{OTHER}")
             two.clear()
+            await ring(admin, f":{OTHER}")
             assert await two.wait(soon())
             assert not await one.wait(0)
         assert rig.listener.statistics().bells == 3
@@ -264,9 +264,10 @@ async def test_n4_a_deaf_connection_is_noticed_within_3_s(
         assert waiting.result() <= 3.3  # served by the look after LISTEN, though still deaf
         proxy.heal()
         await signals.next("listener.connected")
+        looks = box.looks
         async with asyncio.TaskGroup() as group:
             waiting = group.create_task(box.receive(2))
-            await looked(box, box.looks + 1)
+            await looked(box, looks + 1)
             await box.send(2)
         assert waiting.result() <= 0.3
 
@@ -308,9 +309,10 @@ async def test_n5_a_killed_backend_delays_nothing_by_more_than_300_ms(
     async with running(dsn) as rig:
         box = mailbox(rig.waiters)
         for n in range(20):
+            looks = box.looks
             async with asyncio.TaskGroup() as group:
                 waiting = group.create_task(box.receive(n))
-                await looked(box, box.looks + 1)
+                await looked(box, looks + 1)
                 await kill(admin)
                 await box.send(n)
             delays.append(waiting.result())
@@ -394,7 +396,7 @@ async def test_a_server_that_is_away_is_waited_for(dsn: str, signals: Signals) -
 async def test_latency_of_300_ms_is_no_fault(dsn: str, signals: Signals) -> None:
     async with Proxy(dsn) as proxy:
         proxy.delay(0.15)
-        async with running(proxy.dsn) as rig:
+        async with running(proxy.dsn, heartbeat=0.2) as rig:
             beats = rig.beats
             async with asyncio.timeout(10):
                 while rig.beats < beats + 2:
