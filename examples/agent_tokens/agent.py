@@ -1,8 +1,9 @@
 """An agent whose tokens are read while they come: from inside a step, by any process, through a crash.
 
-A language model's answer arrives token by token and is not free. The step that asks for it writes each token to a
-stream as it comes; what it returns is recorded, so a crash after the step never asks again. A try that fails in the
-middle does: the reader then sees the tokens of both tries, and `Item.attempt` tells them apart.
+A language model's answer arrives token by token and is not free. The step that asks for it writes each
+token to a stream as it comes; what it returns is recorded, so a crash after the step never asks again. A
+try that fails in the middle does: the reader then sees the tokens of both tries, and `Item.attempt` tells
+them apart.
 
     python examples/agent_tokens/agent.py 'What is durable?'
 """

@@ -1,7 +1,7 @@
 """A human in the loop: a workflow asks, waits for days if it must, reminds, and gives up at last.
 
-What it asks is an event, so that a page can show it at any time. What the human says is a message, so that it is
-not lost if nobody is listening just now. The waits are durable: deploy as often as you like.
+What it asks is an event, so that a page can show it at any time. What the human says is a message, so that
+it is not lost if nobody is listening just now. The waits are durable: deploy as often as you like.
 
     python examples/approval/approval.py
 

@@ -1,8 +1,7 @@
 """The same checkout behind aiohttp: the runtime lives in `cleanup_ctx`, progress goes over a WebSocket.
 
-python examples/checkout_aiohttp/app.py
-curl -X POST localhost:8080/checkout/17 -d '{"item": "a book", "price": 30}'
-curl -X POST localhost:8080/webhook/17 -d '{"event_id": "e1", "amount": 30}'
+python examples/checkout_aiohttp/app.py curl -X POST localhost:8080/checkout/17 -d '{"item": "a book",
+"price": 30}' curl -X POST localhost:8080/webhook/17 -d '{"event_id": "e1", "amount": 30}'
 """
 
 from collections.abc import AsyncIterator

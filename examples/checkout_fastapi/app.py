@@ -5,8 +5,9 @@
     curl -N localhost:8000/checkout/17/progress
     curl localhost:8000/webhook/17 --json '{"event_id": "e1", "amount": 30}'
 
-Kill the server between any two of these and start it again: the checkout goes on where it was. A browser that
-loses the connection comes back with the id of its last event, to this process or to another, and misses nothing.
+Kill the server between any two of these and start it again: the checkout goes on where it was. A browser
+that loses the connection comes back with the id of its last event, to this process or to another, and
+misses nothing.
 """
 
 import asyncio

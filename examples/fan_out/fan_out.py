@@ -1,7 +1,7 @@
 """Many things at once, each a sequence of durable steps, with ordinary asyncio.
 
-Every branch of the `gather` makes several durable calls, one after another, in whatever order they finish. After
-a crash the branches go on, each from where it was: no step that was recorded runs again.
+Every branch of the `gather` makes several durable calls, one after another, in whatever order they finish.
+After a crash the branches go on, each from where it was: no step that was recorded runs again.
 
     python examples/fan_out/fan_out.py
 """
