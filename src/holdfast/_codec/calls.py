@@ -27,6 +27,20 @@ _read_array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _read_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
+def _closed_over(fn: Callable[..., Any]) -> dict[str, Any]:
+    """The variables that a function closes over, by name; without those that are not bound yet."""
+    found = {}
+    code = getattr(fn, "__code__", None)
+    for name, cell in zip(
+        code.co_freevars if code else (), getattr(fn, "__closure__", None) or (), strict=True
+    ):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # empty: `inspect.getclosurevars` would fail here
+            continue
+    return found
+
+
 class Parameters:
     """What a function takes and gives, with its annotations resolved when they are first needed.
 
@@ -38,7 +52,7 @@ class Parameters:
         self.name = fn.__qualname__.rpartition("<locals>.")[2]
         self.signature = inspect.signature(fn)
         self._fn = inspect.unwrap(fn)
-        self._localns = {**inspect.getclosurevars(self._fn).nonlocals, **(localns or {})}
+        self._localns = {**_closed_over(self._fn), **(localns or {})}
         self._enough, self._most = self._counts()
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ from holdfast._run.context import Branch, StepScope, scope
 from holdfast._run.operation import Operation, Wait, call
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Code, Journaled
-from holdfast._store.connection import Connection, ConnectionLost, Retryable, translate
+from holdfast._store.connection import Connection, ConnectionLost, Retryable, translate, translate_trouble
 from holdfast._store.steps import JournalRow, load_record, record_transaction
 from holdfast.config import seconds_of
 from holdfast.errors import ConfigurationError, NotInWorkflow, PayloadError, StepFailed, WorkflowStopped
@@ -258,7 +258,8 @@ class TransactionCall(StepCall):
                 transaction = connection.transaction(isolation="read_committed")
                 await transaction.start()
             try:
-                value = await self._body(run, step_id, connection)
+                with translate_trouble(connection):
+                    value = await self._body(run, step_id, connection)
                 output = engine.codec.encode(value, engine.context(run.workflow_id, "step", self.name))
                 # The lane is held, so that this record gets its place in the order of the workflow's calls.
                 async with engine.writer.lane(run.workflow_id).exclusive:

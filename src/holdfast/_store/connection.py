@@ -30,6 +30,7 @@ __all__ = [
     "connect",
     "deadline",
     "translate",
+    "translate_trouble",
 ]
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -186,6 +187,23 @@ def translate() -> Iterator[None]:
         if translated is None:
             raise
         raise translated from (None if _tells_secrets(error, translated) else error)
+
+
+@contextmanager
+def translate_trouble(connection: Connection) -> Iterator[None]:
+    """Like `translate`, for statements that are not ours: only what running them again heals (a lost
+    connection, a deadlock) is put into our words; everything else is for their author to see.
+    """
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
+        if connection.is_closed():
+            raise ConnectionLost("the connection was lost inside a transaction") from error
+        if isinstance(error, asyncpg.TransactionRollbackError):
+            raise Retryable(
+                f"the server rolled a transaction back ({error.sqlstate})", error.sqlstate
+            ) from error
+        raise
 
 
 def _tells_secrets(error: Exception, translated: StoreError) -> bool:
