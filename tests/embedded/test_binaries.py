@@ -90,6 +90,12 @@ def test_a_folder_can_be_forced(bare: Path, tmp_path: Path, monkeypatch: pytest.
         find_binaries(18)
 
 
+def test_a_forced_folder_without_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_POSTGRES_BIN", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=f"HOLDFAST_POSTGRES_BIN names {tmp_path}"):
+        find_binaries()
+
+
 def test_one_that_is_too_old_is_named(bare: Path) -> None:
     fake(bare / "pginstall14" / "bin", "14.2")
     with pytest.raises(ConfigurationError, match=r"PostgreSQL 14 is too old.*HOLDFAST_DATABASE_URL"):

@@ -15,7 +15,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from holdfast.embedded import Embedded
+from holdfast.embedded import Embedded, cluster
+from holdfast.embedded.accounts import choose
+from holdfast.embedded.binaries import _candidates, major_of
 from holdfast.errors import ConfigurationError
 from tests.embedded.homes import (
     StartUser,
@@ -57,6 +59,19 @@ async def test_a_home_is_created_and_its_data_outlives_the_server(cold: Path) ->
     assert not postmaster(cold)
     with Embedded(cold) as dsn:
         assert await ask(dsn, "select answer from kept") == 42
+
+
+@pytest.mark.parametrize("binaries", [*dict.fromkeys(_candidates())], ids=lambda folder: str(major_of(folder)))
+def test_every_postgresql_there_is(cold: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (major_of(binaries) or 0) < 15 or not major_of(binaries, choose(cold)):
+        pytest.skip("too old, or the account that has to run it cannot")
+    monkeypatch.setenv("HOLDFAST_POSTGRES_BIN", str(binaries))
+    with Embedded(cold, durable=False) as dsn:
+        version = asyncio.run(ask(dsn, "select current_setting('server_version_num')::int / 10000"))
+    assert version == major_of(binaries)
+    monkeypatch.delenv("HOLDFAST_POSTGRES_BIN")
+    with Embedded(cold, durable=False) as dsn:  # found again by its version, whatever would come first
+        assert asyncio.run(ask(dsn, "select current_setting('server_version_num')::int / 10000")) == version
 
 
 async def test_nobody_else_can_reach_the_server(home: Path) -> None:
@@ -192,6 +207,24 @@ def test_the_number_of_a_dead_server_may_be_a_strangers(home: Path) -> None:
             assert asyncio.run(ask(dsn, "select 1")) == 1
     finally:
         stranger.communicate(b"\n")
+
+
+@pytest.mark.parametrize("state", ["alive", "killed", "number of a stranger"])
+def test_without_proc_as_on_macos(home: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    monkeypatch.setattr(cluster, "_PROCESSES", Path("/no/proc"))
+    first = Embedded(home, durable=False)
+    dsn = first.acquire()
+    lock_file = home / "data" / "postmaster.pid"
+    text = lock_file.read_text()
+    if state != "alive":
+        kill_server(home)
+    if state == "number of a stranger":
+        lock_file.write_text("\n".join([str(os.getpid()), *text.split("\n")[1:]]))
+    with Embedded(home, durable=False) as again:
+        assert again == dsn
+        assert asyncio.run(ask(again, "select 1")) == 1
+    first.release()
+    assert not postmaster(home)
 
 
 def test_initdb_killed_half_way_leaves_nothing(cold: Path, wrap_program: WrapProgram) -> None:

@@ -77,6 +77,8 @@ def _nothing_found(major: int | None, others: set[int]) -> str:
             f"the data was created by PostgreSQL {major}, but here is only {versions}: "
             f"install PostgreSQL {major}, or move the data away to begin anew"
         )
+    if forced := os.environ.get("HOLDFAST_POSTGRES_BIN"):
+        return f"HOLDFAST_POSTGRES_BIN names {forced}, where no PostgreSQL {_OLDEST} or newer can be run"
     found = f" (PostgreSQL {versions} is too old)" if others else ""
     return (
         f"there is no database to use and no PostgreSQL {_OLDEST} or newer to run{found}: "

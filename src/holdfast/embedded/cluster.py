@@ -37,6 +37,9 @@ _PATIENCE: Final = 60.0
 _PORT: Final = 5432
 _SOCKET: Final = f".s.PGSQL.{_PORT}"
 
+_PROCESSES: Final = Path("/proc")
+"""Where Linux tells of processes; macOS has no such place."""
+
 _SETTINGS: Final = {
     "listen_addresses": "",
     "port": str(_PORT),
@@ -249,7 +252,7 @@ class Cluster:
 
 def _holder(path: Path) -> _Postmaster:
     try:
-        pid, data, _started, _port, sockets, *_ = [*path.read_text().splitlines(), *[""] * 5]
+        pid, data, _started, _port, sockets, *_ = [*os.fsdecode(path.read_bytes()).splitlines(), *[""] * 5]
         return _Postmaster(int(pid), data, Path(sockets) if sockets else None)
     except (OSError, ValueError):
         return _Postmaster(0, "", None)
@@ -296,21 +299,16 @@ def _exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass  # it is somebody else's
     return True
 
 
 def _command(pid: int) -> str:
     """The command line of a process; nothing for a zombie."""
-    if Path("/proc/self/cmdline").exists():
+    if _PROCESSES.is_dir():
         try:
-            return (
-                Path(f"/proc/{pid}/cmdline")
-                .read_bytes()
-                .replace(b"\0", b" ")
-                .decode(errors="surrogateescape")
-            )
+            return os.fsdecode((_PROCESSES / str(pid) / "cmdline").read_bytes().replace(b"\0", b" "))
         except OSError:
             return ""
-    answer = execute(["ps", "-ww", "-o", "stat=,command=", "-p", str(pid)], timeout=10)
+    answer = execute(["ps", "-ww", "-o", "stat=", "-o", "command=", "-p", str(pid)], timeout=10)
     return "" if answer.text.startswith("Z") else answer.text
