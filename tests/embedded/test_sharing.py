@@ -61,7 +61,7 @@ async def test_a_home_is_created_and_its_data_outlives_the_server(cold: Path) ->
         assert await ask(dsn, "select answer from kept") == 42
 
 
-@pytest.mark.parametrize("binaries", [*dict.fromkeys(_candidates())], ids=lambda folder: str(major_of(folder)))
+@pytest.mark.parametrize("binaries", dict.fromkeys(_candidates()), ids=lambda folder: str(major_of(folder)))
 def test_every_postgresql_there_is(cold: Path, binaries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if (major_of(binaries) or 0) < 15 or not major_of(binaries, choose(cold)):
         pytest.skip("too old, or the account that has to run it cannot")
