@@ -225,6 +225,8 @@ class Reader(AsyncIterator[T], Generic[T]):
         self._key = key
         self._type = type
         self._context = engine.context(workflow_id, "stream", key)
+        self._bell = _keys.wake_key("stream", workflow_id, key)
+        self._end_bell = _keys.wake_key("end", workflow_id)
         self._fetched: deque[StreamValue] = deque()
         self._fetched_to = after
         self._last = False
@@ -251,14 +253,10 @@ class Reader(AsyncIterator[T], Generic[T]):
         if self._last:
             self.ended = True
             return
-        engine = self._engine
-        look = StreamLook(self._workflow_id, self._key, self._fetched_to)
-        keys = (
-            _keys.wake_key("stream", self._workflow_id, self._key),
-            _keys.wake_key("end", self._workflow_id),
-        )
-        news: StreamNews | None = await engine.waiters.until(keys, lambda: engine.lookups.look(look))
+        news = await self._engine.waiters.until((self._bell, self._end_bell), self._look)
         assert news is not None, "a wait without a deadline ends with news"
+        if self._dropped:
+            return
         if news.status is None:
             raise WorkflowNotFound(self._workflow_id)
         self._fetched.extend(news.values)
@@ -267,6 +265,11 @@ class Reader(AsyncIterator[T], Generic[T]):
         if news.complete and (news.closed or not news.status.active):
             self.closed = news.closed
             self._last = True
+
+    async def _look(self) -> StreamNews | None:
+        if self._dropped:
+            return StreamNews([], False, None)
+        return await self._engine.lookups.look(StreamLook(self._workflow_id, self._key, self._fetched_to))
 
     async def collect(self) -> list[T]:
         """Waits for the end of the stream and gives the values not yet read."""
@@ -281,9 +284,10 @@ class Reader(AsyncIterator[T], Generic[T]):
                 return
 
     async def aclose(self) -> None:
-        """Stops the reader: whoever iterates it gets no further value."""
+        """Stops the reader: whoever iterates it, or waits for its next value, gets no further one."""
         self._dropped = True
         self._fetched.clear()
+        self._engine.waiters.wake(self._bell)
 
     async def __aenter__(self) -> "Reader[T]":
         return self
