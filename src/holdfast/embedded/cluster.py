@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -33,6 +34,9 @@ logger = logging.getLogger("holdfast")
 
 _PATIENCE: Final = 60.0
 """Seconds for a server to come up, crash recovery included, or to go down."""
+
+_ATTEMPTS: Final = 3
+"""More than one, as a server may be killed before it is used; few, as most reasons stay."""
 
 _PORT: Final = 5432
 _SOCKET: Final = f".s.PGSQL.{_PORT}"
@@ -155,16 +159,16 @@ class Cluster:
 
     def _launch(self, binaries: Path) -> None:
         deadline = time.monotonic() + _PATIENCE
-        while True:
+        for attempt in itertools.count(1):
             self._clear_strangers()
             answer = self._pg_ctl_start(binaries)
             if self._settled():
                 return
-            # After a kill -9 of the server, its last sessions take a moment to notice; until then it refuses.
-            if "pre-existing shared memory block" not in self._tail() or time.monotonic() > deadline:
-                raise ConfigurationError(
-                    f"PostgreSQL does not start in {self.base}: {self._tail() or answer.text[-2000:]}"
-                )
+            reason = self._tail() or answer.text[-2000:]
+            # Sessions of a server that was killed take their time to notice; until then the next one refuses.
+            refused = "pre-existing shared memory block" in reason and time.monotonic() < deadline
+            if not refused and attempt >= _ATTEMPTS:
+                raise ConfigurationError(f"PostgreSQL does not start in {self.base}: {reason}")
             time.sleep(0.1)
 
     def _pg_ctl_start(self, binaries: Path) -> Answer:
