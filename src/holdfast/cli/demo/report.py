@@ -14,6 +14,8 @@ STYLES = {"demo": "dim", "client": "cyan", "bank": "yellow", "shop 1": "green", 
 WIDTH = 64
 """Columns for what happens; the latencies stand behind."""
 
+REMARK = "Latencies include the commit; the first call over each connection also prepares its statement."
+
 
 class Report:
     """The lines of one demonstration."""
@@ -80,6 +82,8 @@ class Report:
         if self._screen.json:
             self._screen.data({"ok": good, "ms": round(self.elapsed * 1000, 1)})
             return
+        self._screen.line()
+        self._screen.line((REMARK, "dim"))
         words = "All as promised" if good else "NOT as promised"
         self._screen.line()
         self._screen.line((f"{words}, in {self.elapsed:.1f} s", "bold" if good else "bold red"))
