@@ -48,10 +48,12 @@ class Turns:
         self, tasks: "set[asyncio.Future[Any]]", recorded: Iterable[str], missing: Callable[[str], None]
     ) -> None:
         self.tasks = tasks
-        self._recorded = deque(recorded)
+        # Even an empty deque takes 760 bytes, and most workflows never need one: made when needed.
+        found = tuple(recorded)
+        self._recorded: deque[str] | None = deque(found) if found else None
         self._waiting: dict[str, asyncio.Future[None]] = {}
-        self._held: deque[asyncio.Future[None]] = deque()
-        self._passing: deque[asyncio.Future[None]] = deque()
+        self._held: deque[asyncio.Future[None]] | None = None
+        self._passing: deque[asyncio.Future[None]] | None = None
         self.starting = 0
         """Tasks that are being made: an eager one runs before it is known."""
         self._busy = False
@@ -94,7 +96,7 @@ class Turns:
         except asyncio.CancelledError:
             # It was made, and that is all that replay needs to know of a call whose caller has been
             # cancelled.
-            if self._waiting.pop(step_id, None) is not None:
+            if self._waiting.pop(step_id, None) is not None and self._recorded:
                 self._recorded.remove(step_id)
                 self._check_soon()
             raise
@@ -103,6 +105,8 @@ class Turns:
         """A call that the journal does not know waits until everything recorded has been replayed."""
         if self._recorded:
             future = _future()
+            if self._held is None:
+                self._held = deque()
             self._held.append(future)
             self._check_soon()
             await future
@@ -113,6 +117,8 @@ class Turns:
             return
         if self._busy or self._passing:
             future = _future()
+            if self._passing is None:
+                self._passing = deque()
             self._passing.append(future)
             await future
         else:
@@ -125,9 +131,9 @@ class Turns:
 
     def close(self) -> None:
         """The workflow is over: nothing waits here any more."""
-        self._recorded.clear()
+        self._recorded = None
         self._disarm()
-        for future in (*self._waiting.values(), *self._held, *self._passing):
+        for future in (*self._waiting.values(), *(self._held or ()), *(self._passing or ())):
             future.cancel()
 
     def _check_soon(self) -> None:
@@ -174,7 +180,7 @@ class Turns:
         """Calls wait, and the recorded call that is next has not been made: perhaps the code no longer makes
         it.
         """
-        if self._held or self._waiting:
+        if self._recorded and (self._held or self._waiting):
             loop = asyncio.get_running_loop()
             self._missing_timer = loop.call_later(MISSING_AFTER, self._missing, self._recorded[0])
 
