@@ -47,7 +47,7 @@ def tests(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     """Every example, run as its reader would."""
     session.install("-e", ".[test]")
-    session.run("pytest", "tests/test_examples.py", *session.posargs)
+    session.run("pytest", "tests/examples", *session.posargs)
 
 
 @nox.session
