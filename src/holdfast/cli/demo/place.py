@@ -15,11 +15,12 @@ from holdfast.embedded import Embedded
 
 @dataclass(frozen=True)
 class Database:
-    """A database, in words, and how other processes get to it."""
+    """A database, in words, how other processes get to it, and whether it is there afterwards."""
 
     dsn: str
     words: str
     environment: dict[str, str]
+    stays: bool
 
 
 @asynccontextmanager
@@ -32,7 +33,7 @@ async def a_database(dsn: str | None) -> AsyncIterator[Database]:
     given = resolve_dsn(dsn)
     if given is not None:
         # In the environment and not among the arguments, where all users of the machine could read it.
-        yield Database(given, "the one that was given", {"HOLDFAST_DATABASE_URL": given})
+        yield Database(given, "the one that was given", {"HOLDFAST_DATABASE_URL": given}, stays=True)
         return
     folder = _create()
     try:
@@ -44,7 +45,8 @@ async def a_database(dsn: str | None) -> AsyncIterator[Database]:
                 "HOLDFAST_DATABASE_URL": "",
                 "DATABASE_URL": "",
             }
-            yield Database(private, "a private PostgreSQL in a temporary folder", environment)
+            words = "a private PostgreSQL in a temporary folder"
+            yield Database(private, words, environment, stays=False)
     finally:
         _remove(folder)
 

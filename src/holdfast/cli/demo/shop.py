@@ -6,6 +6,7 @@ Every run of a step's body is told on stdout, flushed before it begins, so that 
 import asyncio
 import os
 import time
+from uuid import uuid4
 
 import msgspec
 
@@ -14,6 +15,12 @@ from holdfast.cli.demo.stage import orders, tell
 
 PACKING = 0.2
 """Seconds that packing a parcel takes."""
+
+RUN = os.environ.setdefault("HOLDFAST_DEMO_RUN", uuid4().hex[:6])
+"""Which run of the demonstration this is, in all its processes."""
+
+NAME = f"checkout-{RUN}"
+"""The workflow's name, so that two demonstrations in one database leave each other's checkouts alone."""
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -100,7 +107,7 @@ async def say(text: str) -> None:
     await progress.write(Progress(text, os.getpid(), time.time()))
 
 
-@hf.workflow(name="checkout")
+@hf.workflow(name=NAME)
 async def checkout(order: Order) -> Receipt:
     """The checkout of the documentation: publish where to pay, wait for the payment, pack."""
     await reserve(order)

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import os
 import time
-from uuid import uuid4
 
 import msgspec
 
@@ -12,11 +11,11 @@ from holdfast import Client, Handle, Item, WorkflowRef
 from holdfast.cli.demo.cast import Actor, Cast
 from holdfast.cli.demo.place import a_database
 from holdfast.cli.demo.report import Report
-from holdfast.cli.demo.shop import PACKING, Order, Progress, Receipt, pay_url, progress
+from holdfast.cli.demo.shop import NAME, PACKING, RUN, Order, Progress, Receipt, pay_url, progress
 from holdfast.cli.exits import Exit
 from holdfast.cli.screen import Screen
 
-checkout = WorkflowRef[[Order], Receipt]("checkout")
+checkout = WorkflowRef[[Order], Receipt](NAME)
 
 BOOK = Order("a book", 30, 2)
 SHELF = Order("a shelf", 120, 5)
@@ -45,6 +44,8 @@ async def run(given: argparse.Namespace, screen: Screen) -> int:
             report.say("demo", f"client: this process, {os.getpid()}")
             good = await Story(client, cast, report).play()
     report.end(good)
+    if database.stays:
+        screen.talk(f"its workflows are still there to look at: holdfast list --schema {given.schema}")
     return Exit.OK if good else Exit.FAILED
 
 
@@ -55,7 +56,6 @@ class Story:
         self._client = client
         self._cast = cast
         self._report = report
-        self._run = uuid4().hex[:6]
 
     async def play(self) -> bool:
         """From the first process to the last check."""
@@ -72,7 +72,7 @@ class Story:
         handle = await self._begin(SHELF, 2, bank)
         async with asyncio.TaskGroup() as group:
             following = group.create_task(self._follow(handle), name="customer")
-            heir = await self._kill(shop)
+            heir = await self._kill(shop, handle.id)
         second = following.result()
 
         report.title("Which process has run what")
@@ -88,7 +88,7 @@ class Story:
         """Starts a checkout, awaits where to pay, and has the bank pay."""
         client, report = self._client, self._report
         begun = time.time()
-        handle = await client.start(checkout(order), id=f"order-{self._run}-{number}")
+        handle = await client.start(checkout(order), id=f"order-{RUN}-{number}")
         report.say("client", f"started {handle.id}", took=time.time() - begun, of="call → committed")
         session = await handle.get(pay_url, timeout=10)
         report.say(
@@ -111,10 +111,10 @@ class Story:
         )
         return Seen(handle.id, receipt, items)
 
-    async def _kill(self, shop: Actor) -> Actor:
+    async def _kill(self, shop: Actor, workflow: str) -> Actor:
         """Kills the shop in the middle of a step, and starts another one."""
         report = self._report
-        await shop.until("step", step=f"pack {FATAL}")
+        await shop.until("step", step=f"pack {FATAL}", workflow=workflow)
         await asyncio.sleep(PACKING / 2)
         killed = time.time()
         code = await shop.kill()
@@ -124,7 +124,7 @@ class Story:
         heir = await self._cast.call("shop 2", "shop")
         await heir.until("ready")
         report.say(heir.name, f"process {heir.pid} is there", took=time.time() - killed, of="since the kill")
-        resumed = await heir.until("step")
+        resumed = await heir.until("step", workflow=workflow)
         report.say(heir.name, "the workflow goes on", took=resumed["at"] - killed, of="since the kill")
         return heir
 
