@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
@@ -53,3 +54,9 @@ def test_each_block_was_run() -> None:
     assert len(BLOCKS) == sum(
         "async def main" in b or "async def test_" in b or "FastAPI(" in b for b in BLOCKS
     )
+
+
+def test_what_it_points_to_is_there() -> None:
+    pointed = re.findall(r"\]\((?!http)([^)#\"]+)\)", README)
+    assert pointed
+    assert [path for path in pointed if not (ROOT / path).exists()] == []

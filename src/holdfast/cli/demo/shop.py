@@ -16,7 +16,7 @@ from holdfast.cli.demo.stage import orders, tell
 PACKING = 0.2
 """Seconds that packing a parcel takes."""
 
-RUN = os.environ.setdefault("HOLDFAST_DEMO_RUN", uuid4().hex[:6])
+RUN = os.environ.get("HOLDFAST_DEMO_RUN") or uuid4().hex[:6]
 """Which run of the demonstration this is, in all its processes."""
 
 NAME = f"checkout-{RUN}"

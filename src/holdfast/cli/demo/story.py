@@ -36,7 +36,7 @@ async def run(given: argparse.Namespace, screen: Screen) -> int:
     report = Report(screen)
     async with a_database(given.dsn) as database:
         report.say("demo", f"database: {database.words}", took=report.elapsed, of="up")
-        environment = {**database.environment, "HOLDFAST_DEMO_SCHEMA": given.schema}
+        environment = {**database.environment, "HOLDFAST_DEMO_SCHEMA": given.schema, "HOLDFAST_DEMO_RUN": RUN}
         async with (
             Client(database.dsn, schema=given.schema) as client,
             Cast(environment, report.hear) as cast,
