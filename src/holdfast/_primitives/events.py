@@ -89,7 +89,7 @@ class PublishEvent(Operation[None]):
         self.name = key
         self.value = value
 
-    def prepare(self, run: Run) -> None:
+    def prepare(self, run: Run, step_id: str) -> None:
         engine = run.executor.engine
         self._payload = engine.codec.encode(self.value, engine.context(run.workflow_id, "event", self.name))
 

@@ -298,7 +298,7 @@ class SendMessage(Operation[None]):
         self.message = message
         self.key = key
 
-    def prepare(self, run: Run) -> None:
+    def prepare(self, run: Run, step_id: str) -> None:
         engine = run.executor.engine
         self._payload = engine.codec.encode(self.message, engine.context(self.to, "message", self.name))
 

@@ -80,7 +80,7 @@ class WriteStream(Operation[None]):
         self.name = key
         self.values = values
 
-    def prepare(self, run: Run) -> None:
+    def prepare(self, run: Run, step_id: str) -> None:
         self._payloads = _encode(run, self.name, self.values)
 
     async def perform(self, run: Run, step_id: str) -> Answer:

@@ -207,18 +207,21 @@ class StartChild(Operation[Any]):
         self.timeout = timeout
         self._child = ""
 
+    def prepare(self, run: Run, step_id: str) -> None:
+        if step_id not in run.journal:
+            self._child = self.child_id or _keys.check_workflow_id(_keys.child_id(run.workflow_id, step_id))
+            engine, args, kwargs = run.executor.engine, self.call.args, self.call.kwargs
+            self._input = engine.codec.encode_call(
+                args, kwargs, engine.context(self._child, "input", self.name)
+            )
+
     async def perform(self, run: Run, step_id: str) -> Answer:
         return await self.begin(run, step_id, awaited=False)
 
     async def begin(self, run: Run, step_id: str, *, awaited: bool) -> Answer:
         """Commits the child's row and this call's, and runs the child here if its code is here."""
-        executor = run.executor
-        child_id = self.child_id or _keys.check_workflow_id(_keys.child_id(run.workflow_id, step_id))
+        executor, child_id, data = run.executor, self._child, self._input
         definition = executor.registry.get(self.name)
-        call_ = self.call
-        data = executor.engine.codec.encode_call(
-            call_.args, call_.kwargs, executor.engine.context(child_id, "input", self.name)
-        )
         timeout = self.timeout if self.timeout is not None else definition.timeout if definition else None
         journal = Journaled(
             owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, target=child_id, open=awaited

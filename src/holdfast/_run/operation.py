@@ -40,7 +40,7 @@ class Operation(Generic[T_co]):
     kind: ClassVar[str]
     name: str
 
-    def prepare(self, run: Run) -> None:
+    def prepare(self, run: Run, step_id: str) -> None:
         """Raises what is wrong with the arguments, before anything else; the same on a replay."""
 
     async def perform(self, run: Run, step_id: str) -> Answer:
@@ -139,7 +139,7 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
             if record.finished:
                 await _in_turn(run, run.turns.replay(step_id))
                 return operation.conclude(run, _answer(record))
-    operation.prepare(run)
+    operation.prepare(run, step_id)
     if run.turns.replaying:
         await _in_turn(run, run.turns.hold())
     run.check()
