@@ -111,13 +111,32 @@ class Lifecycle:
         """The DSN of the embedded PostgreSQL, started if need be."""
         from holdfast.embedded import Embedded
 
-        self._embedded = Embedded()
-        return await asyncio.to_thread(self._embedded.acquire)
+        embedded = Embedded()
+        starting = asyncio.create_task(asyncio.to_thread(embedded.acquire), name="holdfast embedded")
+        try:
+            dsn = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # The thread goes on all the same: wait for the server that it starts, or nobody would stop it.
+            await _finish_cancelled(starting)
+            if not starting.cancelled() and starting.exception() is None:
+                await asyncio.to_thread(embedded.release)
+            raise
+        self._embedded = embedded
+        return dsn
 
     async def _release_embedded(self) -> None:
         if self._embedded is not None:
             embedded, self._embedded = self._embedded, None
             await asyncio.to_thread(embedded.release)
+
+
+async def _finish_cancelled(task: "asyncio.Task[str]") -> None:
+    """Waits for the end of something that cannot be cancelled, whatever comes."""
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            pass  # the caller raises the first one
 
 
 async def _finish(main: "asyncio.Task[None]") -> None:
