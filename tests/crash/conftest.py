@@ -6,9 +6,9 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import pytest
@@ -20,6 +20,7 @@ from tests.runtime.witness import SNAPSHOT, Snapshot, snapshot
 
 __all__ = ["signals"]
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 KILLED = -9
 
@@ -73,6 +74,10 @@ class Theatre:
     def finish(self) -> list[Any]:
         """Plays to the end, in this process."""
         return asyncio.run(story.play(self.dsn, str(self.bodies)))
+
+    def run(self, played: Coroutine[Any, Any, T]) -> T:
+        """Runs something to its end, in this process."""
+        return asyncio.run(played)
 
     def ran(self) -> Counter[str]:
         """How often the body of each step has run."""
