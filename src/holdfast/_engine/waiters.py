@@ -28,6 +28,9 @@ Deadline: TypeAlias = "float | Callable[[], float | None] | None"
 # Timers of event loops may fire this much before the clock says so; no reason to look twice.
 _EARLY: Final = 0.002
 
+# The key of those who wait for a moment only. No bell has it, so none of theirs can be missed.
+_MOMENT: Final = ""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WaitersStatistics:
@@ -95,7 +98,7 @@ class Waiter(Alarm):
     def __init__(self, waiters: Waiters, keys: Sequence[str]) -> None:
         super().__init__()
         self._waiters = waiters
-        self._keys = keys
+        self._keys = keys or (_MOMENT,)
 
     def __enter__(self) -> Waiter:
         self._waiters._add(self, self._keys)
@@ -167,7 +170,12 @@ class Waiters:
     def wake_all(self) -> None:
         """Wake everybody, because bells may have been missed [N4]. All look in the same turn of the loop."""
         for key in self._by_key:
-            self.wake(key)
+            if key != _MOMENT:
+                self.wake(key)
+
+    def wake_timers(self) -> None:
+        """Wake those who wait for a moment only, because a test has moved the clock."""
+        self.wake(_MOMENT)
 
     def statistics(self) -> WaitersStatistics:
         """Counts, for tests and metrics."""

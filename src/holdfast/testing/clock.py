@@ -125,3 +125,4 @@ def _wake_all() -> None:
     for waiters in gc.get_referrers(Waiters):
         if isinstance(waiters, Waiters):
             waiters.wake_all()
+            waiters.wake_timers()
