@@ -316,13 +316,8 @@ class Lane:
         _observe.point("writer.after_commit")
         self.batches += 1
         self.records += len(submissions)
-        owners = batch.owners
         for submission, place in zip(submissions, places, strict=True):
-            record = submission.record
-            if record.owner is not None and -owners[record.owner] in answers:
-                submission.answer([answers[-owners[record.owner]]] * record.places)
-            else:
-                submission.answer([answers.get(place + offset, DONE) for offset in range(record.places)])
+            submission.answer(_answers_to(submission.record, place, batch, answers))
         self._writer.ring(batch)
 
     def _give_up_late(self, submissions: list[Submission], error: Exception) -> list[Submission]:
@@ -353,6 +348,20 @@ class Lane:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
+
+
+def _answers_to(record: Record, place: int, batch: Batch, answers: dict[int, Answer]) -> Answers:
+    """What was said of one record: of each of its places, or that its owner has lost the workflow."""
+    if not answers and record.places == 1:  # by far the most
+        return _ONLY_DONE
+    if record.owner is not None:
+        lost = answers.get(-batch.owners[record.owner])
+        if lost is not None:
+            return [lost] * record.places
+    return [answers.get(place + offset, DONE) for offset in range(record.places)]
+
+
+_ONLY_DONE = (DONE,)
 
 
 class RecordRejected(HoldfastError):

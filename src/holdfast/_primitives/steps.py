@@ -79,6 +79,7 @@ class Step(Generic[P, R]):
         self.name = name
         self.parameters = parameters
         self.policy = policy
+        self._is_coroutine = inspect.iscoroutinefunction(fn)
         functools.update_wrapper(self, fn)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Wait[R]:
@@ -87,11 +88,19 @@ class Step(Generic[P, R]):
         found = scope.get()
         if isinstance(found, Branch):
             return call(found, self.operation(args, kwargs))
-        return Wait(lambda: _invoke(self.fn, args, kwargs))
+        return Wait(lambda: self.invoke(args, kwargs))
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Could the function be called like this?"""
         self.parameters.check(args, kwargs)
+
+    async def invoke(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs the function once, in a worker thread if it is not a coroutine function."""
+        if self._is_coroutine:
+            return await self.fn(*args, **kwargs)
+        # A thread cannot be interrupted; a cancelled workflow does not wait for it.
+        call_it = functools.partial(self.fn, *args, **kwargs)
+        return await anyio.to_thread.run_sync(call_it, abandon_on_cancel=True)
 
     def operation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "StepCall":
         """The durable call."""
@@ -168,9 +177,9 @@ class StepCall(Operation[Any]):
         try:
             timeout = self.step.policy.timeout
             if timeout is None:
-                return await _invoke(self.step.fn, self.args, self.kwargs)
+                return await self.step.invoke(self.args, self.kwargs)
             async with asyncio.timeout(timeout):
-                return await _invoke(self.step.fn, self.args, self.kwargs)
+                return await self.step.invoke(self.args, self.kwargs)
         finally:
             scope.reset(token)
 
@@ -187,14 +196,6 @@ def _used_up(name: str, errors: list[BaseException]) -> StepFailed:
     failed = StepFailed(name, len(errors), errors)
     failed.__cause__ = errors[-1]
     return failed
-
-
-async def _invoke(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Calls a function, in a worker thread if it is not a coroutine function."""
-    if inspect.iscoroutinefunction(fn):
-        return await fn(*args, **kwargs)
-    # A thread cannot be interrupted; a cancelled workflow does not wait for it.
-    return await anyio.to_thread.run_sync(functools.partial(fn, *args, **kwargs), abandon_on_cancel=True)
 
 
 class Transaction(Step[P, R]):

@@ -153,7 +153,10 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
             answer = await operation.perform(run, step_id)
         except RecordRejected as error:
             answer = await _record_rejection(run, step_id, operation, error)
-        await _in_turn(run, run.turns.go_on())
+        if run.turns.alone:
+            run.check()
+        else:
+            await _in_turn(run, run.turns.go_on())
     except asyncio.CancelledError:
         run.check()
         if run.interrupted is not None and step_id in run.interrupted:

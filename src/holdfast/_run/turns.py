@@ -69,7 +69,8 @@ class Turns:
         self._check_soon()
 
     @property
-    def _alone(self) -> bool:
+    def alone(self) -> bool:
+        """Is there a single task, which never waits here?"""
         return len(self.tasks) == 1 and not self.starting
 
     @property
@@ -84,7 +85,7 @@ class Turns:
 
     async def replay(self, step_id: str) -> None:
         """A recorded call waits for its turn: the order in which calls completed."""
-        if self._alone and not self._busy and self._recorded and self._recorded[0] == step_id:
+        if self.alone and not self._busy and self._recorded and self._recorded[0] == step_id:
             self._recorded.popleft()
             if self._replayed is not None:
                 self._check_soon()
@@ -113,7 +114,7 @@ class Turns:
 
     async def go_on(self) -> None:
         """A completed call goes on when what the one before it has set off has come to rest."""
-        if self._alone:
+        if self.alone:
             return
         if self._busy or self._passing:
             future = _future()

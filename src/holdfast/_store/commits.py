@@ -97,10 +97,10 @@ class Batch:
             return 0
         return self.owners.setdefault(owner, len(self.owners) + 1)
 
-    def columns(self) -> list[Sequence[Any]]:
-        """The arrays of `commit_batch` from run_id on, in its order."""
+    def columns(self) -> list[Sequence[Any] | None]:
+        """The arrays of `commit_batch` from run_id on, in its order; None for those of an absent noun."""
         owners = self.owners
-        columns: list[Sequence[Any]] = [[o.workflow_id for o in owners], [o.epoch for o in owners]]
+        columns: list[Sequence[Any] | None] = [[o.workflow_id for o in owners], [o.epoch for o in owners]]
         nouns = (
             self.calls,
             self.starts,
@@ -113,11 +113,11 @@ class Batch:
             self.ends,
         )
         for rows, width in zip(nouns, _WIDTHS, strict=True):
-            columns.extend(zip(*rows, strict=True) if rows else [()] * width)
+            columns.extend(zip(*rows, strict=True) if rows else (None,) * width)
         return columns
 
 
-class Record(msgspec.Struct, kw_only=True, eq=False):
+class Record(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One thing to be written."""
 
     owner: Owner | None = None
@@ -317,7 +317,7 @@ class Close(Journaled, kw_only=True):
         batch.bells[wake_key("stream", self.owner.workflow_id, self.key)] = None
 
 
-class Claim(msgspec.Struct, kw_only=True, eq=False):
+class Claim(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One call that takes or waits; `timeout` in seconds, or since the epoch for sleep_until; None waits for
     ever.
 
