@@ -35,9 +35,8 @@ def empty_dsn(holdfast_database: MakeDatabase) -> str:
 @pytest.fixture
 async def processes(dsn: str) -> AsyncIterator[Processes]:
     """Makes runtimes and clients on the test's database, and ends them."""
-    made = Processes(dsn)
-    yield made
-    await made.aclose()
+    async with Processes(dsn) as made:
+        yield made
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
 from typing import Any, TypeVar
 
 import asyncpg
@@ -16,6 +17,7 @@ import asyncpg
 import holdfast as hf
 from holdfast import _keys
 from holdfast._store.connection import Connection
+from holdfast.testing.faults import Proxy
 
 P = TypeVar("P", bound=hf.Client)
 T = TypeVar("T")
@@ -40,24 +42,43 @@ class Processes:
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self._stacks: dict[hf.Client, AsyncExitStack] = {}
+        self._wire = Proxy(dsn)
 
     async def runtime(
         self, *workflows: hf.Workflow[..., Any], dsn: str | None = None, settings: hf.Settings | None = None
     ) -> hf.Runtime:
         """A process that runs these workflows."""
-        return await self._enter(hf.Runtime(dsn or self.dsn, workflows=workflows, settings=settings))
+        listen, dsn = (self._wire.dsn, self.dsn) if dsn is None else (None, dsn)
+        return await self._enter(hf.Runtime(dsn, listen_dsn=listen, workflows=workflows, settings=settings))
 
     async def client(self, *, dsn: str | None = None, settings: hf.Settings | None = None) -> hf.Client:
         """A process that runs none."""
-        return await self._enter(hf.Client(dsn or self.dsn, settings=settings))
+        listen, dsn = (self._wire.dsn, self.dsn) if dsn is None else (None, dsn)
+        return await self._enter(hf.Client(dsn, listen_dsn=listen, settings=settings))
+
+    @asynccontextmanager
+    async def unheard(self, database: Connection) -> AsyncIterator[None]:
+        """Ends the sessions of all listeners; they find back when the block is left, and not before."""
+        self._wire.refuse()
+        assert await terminate(database, "listener") > 0
+        yield
+        self._wire.heal()
 
     async def leave(self, process: hf.Client) -> None:
         """Ends one of them in good order: what runs there is given back."""
         await self._stacks.pop(process).aclose()
 
-    async def aclose(self) -> None:
+    async def __aenter__(self) -> Processes:
+        await self._wire.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._wire.heal()
         for process in reversed(tuple(self._stacks)):
             await self.leave(process)
+        await self._wire.__aexit__(None, None, None)
 
     async def _enter(self, process: P) -> P:
         stack = self._stacks[process] = AsyncExitStack()

@@ -178,6 +178,30 @@ async def test_m7_a_recovered_crowd_keeps_its_order(
     assert await client.handle("to").result() == list(range(6))
 
 
+async def test_m7_a_crash_behind_the_claim_of_a_crowd_gives_nothing_back(
+    processes: Processes, waits: Waits, points: Points, database: Connection
+) -> None:
+    client = await processes.client()
+    to = await client.start(crowd(3), id="to")
+    for number in range(3):
+        await to.send(LETTERS, number)
+    killed = asyncio.Event()
+    points.at("recv.before_claim", lambda: points.at("writer.after_commit", kill))
+
+    def kill() -> None:
+        first.executor.lost()
+        killed.set()
+
+    first = await processes.runtime(crowd)
+    await within(5, killed.wait())
+    await processes.leave(first)
+    recorded = await database.fetchval("select count(*) from holdfast.steps where finished_at is not null")
+    taken = [by for by, _ in await stored(database) if by is not None]
+    assert len(taken) == recorded >= 1
+    await processes.runtime(crowd)
+    assert await within(5, to.result()) == [0, 1, 2]
+
+
 # Cancelled
 
 

@@ -117,8 +117,10 @@ async def test_n5_a_destination_whose_listener_is_cut_before_the_send_is_woken(
     here, there = await processes.runtime(postman), await processes.runtime(inbox)
     to = await there.start(inbox(1), id="to")
     await waits.on("message", "to", "letters")
-    assert await terminate(database, "listener") == 2
-    await here.start(postman("to", 1))
+    async with processes.unheard(database):
+        sender = await here.start(postman("to", 1), id="from")
+        await waits.on("message", "from", "go")
+    assert sender.id == "from"
     assert await within(2, to.result()) == [0]
 
 

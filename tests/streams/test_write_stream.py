@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -299,9 +300,9 @@ async def test_s3_a_reader_in_another_process_is_woken_by_the_close(
     handle = await rt.start(closes_when_told(), id="w")
     reading = asyncio.create_task(client.read_stream("w", TOKENS).collect())
     await waits.on("stream", "w", "tokens")
-    if cut:
-        await terminate(database, "listener")
-    await handle.send(GO, None)
+    async with processes.unheard(database) if cut else nullcontext():
+        await handle.send(GO, None)
+        await waits.on("message", "w", "go", times=2)
     assert await within(2, reading) == []
     assert client.statistics().lookups.looks <= (4 if cut else 2)
     assert (await handle.status()).status is hf.Status.PENDING
