@@ -185,6 +185,26 @@ async def test_w4_another_task_factory_is_kept_and_called(dsn: str) -> None:
         loop.set_task_factory(before)
 
 
+@pytest.mark.parametrize("new_loop", LOOPS)
+def test_w4_task_groups_of_anyio_outside_workflows_are_left_in_peace(dsn: str, new_loop: NewLoop) -> None:
+    async def run() -> None:
+        ran: list[int] = []
+
+        async def scoped(number: int) -> None:
+            with anyio.move_on_after(60):
+                await asyncio.sleep(0)
+            ran.append(number)
+
+        async with hf.Runtime(dsn, workflows=[by_gather], settings=quick()):
+            async with anyio.create_task_group() as group:
+                for number in range(3):
+                    group.start_soon(scoped, number)
+            assert sorted(ran) == [0, 1, 2]
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
+
+
 @hf.workflow
 async def halves() -> list[str]:
     said: list[str] = []

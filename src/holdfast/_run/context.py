@@ -93,6 +93,7 @@ class BirthFactory:
 
     def __init__(self, previous: Callable[..., Any] | None) -> None:
         self.previous = previous
+        self._constructor = _constructor_behind(previous)
 
     def __call__(
         self,
@@ -123,9 +124,31 @@ class BirthFactory:
         coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
         options: dict[str, Any],
     ) -> Any:  # noqa: ANN401 - as above
+        if self._constructor is not None and _made_by_anyio():
+            return self._constructor(coro, loop=loop, **options)
         if self.previous is not None:
             return self.previous(loop, coro, **options)
         return asyncio.Task(coro, loop=loop, **options)
+
+
+def _constructor_behind(factory: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """What makes the tasks of an eager factory."""
+    eager = getattr(asyncio, "eager_task_factory", None)
+    closure = getattr(factory, "__closure__", None)
+    if eager is None or closure is None or getattr(factory, "__code__", None) is not eager.__code__:
+        return None
+    constructor: Callable[..., Any] = closure[0].cell_contents
+    return constructor
+
+
+def _made_by_anyio() -> bool:
+    """Is this task made by an anyio task group? Its tasks must not be eager: it looks for the eager factory
+    and goes round it, but cannot see it behind ours.
+    """
+    frame = sys._getframe(3)
+    while frame.f_back is not None and frame.f_globals.get("__name__") in _PLUMBING:
+        frame = frame.f_back
+    return frame.f_globals.get("__name__") == "anyio._backends._asyncio"
 
 
 def _made_by_library() -> bool:
