@@ -142,7 +142,7 @@ class Lease:
             self._expiry = None
 
     async def _recover_others(self) -> None:
-        suspects = {row.id: row for row in await self._list() if not row.locked}
+        suspects = {row.id: row for row in await self._list() if not row.locked or self._silent(row)}
         dead = [row for row in suspects.values() if self._silent(row)]
         for row in dead:
             await self._take_from(row)
