@@ -8,8 +8,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from holdfast._store.connection import Connection
 from holdfast.embedded import Embedded
 from holdfast.testing.faults import Proxy
 from tests.processes import Points, Processes, Waits, connect
-from tests.runtime.witness import PATIENCE, executor_of, journal, quick, state, until
+from tests.runtime.witness import PATIENCE, executor_of, held, journal, quick, state, until
 
 
 @hf.step
@@ -208,20 +207,6 @@ async def test_an_outage_shorter_than_patience_is_only_delay(
         assert (await asking).id == "one"
         assert await handle.result(PATIENCE) == [0, 1, 2]
         await processes.leave(rt)
-
-
-@asynccontextmanager
-async def held(dsn: str, table: str) -> AsyncIterator[None]:
-    """Nothing can be written to a table inside the block: what is called gathers."""
-    holder = await connect(dsn)
-    transaction = holder.transaction()
-    await transaction.start()
-    await holder.execute(f"lock table holdfast.{table} in share mode")
-    try:
-        yield
-    finally:
-        await transaction.rollback()
-        await holder.close()
 
 
 async def test_back_pressure_holds_callers_back_and_loses_nothing(

@@ -13,13 +13,15 @@ import pytest
 
 import holdfast as hf
 from holdfast._store.connection import Connection
-from tests.processes import Processes, Waits, terminate
+from holdfast.testing.faults import Proxy
+from tests.processes import Points, Processes, Waits, terminate
 from tests.runtime.lone import halfway
 from tests.runtime.witness import (
     PATIENCE,
     Signals,
     executor_of,
     fence,
+    held,
     journal,
     quick,
     snapshot,
@@ -166,7 +168,7 @@ async def _beats(rt: hf.Runtime, times: int) -> None:
                 await asyncio.sleep(0.005)
 
 
-async def test_w13_a_held_lock_with_a_moving_heart_is_alive_whatever_its_age(
+async def test_w13_whoever_holds_its_lock_is_left_alone_until_its_heart_is_silent(
     processes: Processes, database: Connection, dsn: str, waits: Waits
 ) -> None:
     """Another program's executor, as far as the tables tell: its lock is held, its heart beats."""
@@ -178,6 +180,12 @@ async def test_w13_a_held_lock_with_a_moving_heart_is_alive_whatever_its_age(
     await _beats(rt, 6)
     assert await database.fetchval("select executor_id from holdfast.workflows") == executor
     assert await database.fetchval("select epoch from holdfast.workflows") == 1
+    await processes.leave(rt)
+    # Stopped, not dead: its session lives on, and its lock with it.
+    await database.execute("update holdfast.executors set heartbeat_at = heartbeat_at - interval '1 hour'")
+    rt = await processes.runtime(work, settings=quick())
+    await rt.send("one", None, "go on")
+    assert await rt.handle(work, "one").result(PATIENCE) == "ab"
     await holder.close()
 
 
@@ -259,6 +267,69 @@ async def test_w14_the_runtime_goes_on_as_a_new_executor(
     await fresh.send("go on", None)
     assert await fresh.result(PATIENCE) == "ab"
     assert await database.fetchval("select epoch from holdfast.workflows where id = 'two'") == 1
+
+
+async def test_w14_an_executor_that_cannot_renew_its_lease_stops_by_itself(
+    processes: Processes, database: Connection, dsn: str, signals: Signals
+) -> None:
+    """Only its heartbeat is cut off; it could go on writing, and does not."""
+    begun: list[asyncio.Event] = []
+    cancelled: list[int] = []
+
+    @hf.step
+    async def hang() -> str:
+        begun.append(asyncio.Event())
+        life = len(begun)
+        try:
+            await begun[-1].wait()
+        except asyncio.CancelledError:
+            cancelled.append(life)
+            raise
+        return f"in life {life}"
+
+    @hf.workflow
+    async def patient() -> str:
+        return await hang()
+
+    async with Proxy(dsn) as proxy:
+        settings = quick(lease=0.5, heartbeat=0.1)
+        options = {"workflows": [patient], "listen_dsn": proxy.dsn, "settings": settings}
+        async with hf.Runtime(dsn, **options) as rt:  # type: ignore[arg-type]
+            handle = await rt.start(patient(), id="one")
+            await until(lambda: _count(begun, 1), "the step begun")
+            former = executor_of(rt)
+            proxy.refuse()
+            proxy.reset()
+            await signals.heard("lease.lost", executor=former)
+            await until(lambda: _count(cancelled, 1), "the step cancelled")
+            assert await journal(database, "one") == []
+            proxy.heal()
+            await until(lambda: _count(begun, 2), "the step begun again")
+            assert executor_of(rt) != former
+            begun[1].set()
+            assert await handle.result(PATIENCE) == "in life 2"
+
+
+async def test_w14_a_batch_that_hangs_does_not_keep_the_fence_up(
+    processes: Processes, database: Connection, dsn: str, points: Points
+) -> None:
+    """The dead one's last batch waits for a lock; whoever succeeds it ends its session."""
+    zombie = await processes.runtime(work, settings=quick(heartbeat=5))
+    async with held(dsn, "steps"):
+        batches = points.passed["writer.before_commit"]
+        await zombie.start(work(), id="one")
+        await until(lambda: _passed(points, batches + 2), "the step's record on its way")
+        await database.execute(
+            "update holdfast.executors set heartbeat_at = heartbeat_at - interval '1 hour'"
+        )
+        successor = await processes.runtime(work, settings=quick())
+        await until(lambda: _fenced(database, 1), "fenced")
+    await successor.send("one", None, "go on")
+    assert await successor.handle(work, "one").result(PATIENCE) == "ab"
+
+
+async def _passed(points: Points, number: int) -> bool:
+    return points.passed["writer.before_commit"] >= number
 
 
 async def test_w14_what_a_zombie_starts_runs_under_whoever_lives(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import holdfast as hf
 from holdfast._store.connection import Connection
+from tests.processes import connect
 
 PATIENCE = 15.0
 """Seconds after which what should have happened counts as not happening."""
@@ -45,6 +47,20 @@ class Signals:
                     await self._news.wait()
         except TimeoutError:
             raise AssertionError(f"in {PATIENCE:g} s no signal {name} {facts}") from None
+
+
+@asynccontextmanager
+async def held(dsn: str, table: str) -> AsyncIterator[None]:
+    """Nothing can be written to a table inside the block: what is called gathers."""
+    holder = await connect(dsn)
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.execute(f"lock table holdfast.{table} in share mode")
+    try:
+        yield
+    finally:
+        await transaction.rollback()
+        await holder.close()
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
