@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import asyncpg
 
 from holdfast import _clock
-from holdfast._backoff import delays
+from holdfast._backoff import Backoff
 from holdfast._engine.waiters import Alarm, Waiters
 from holdfast._observe import logger, point, signal
 from holdfast._store.connection import Connection, ConnectionLost, Retryable, StoreError, connect, deadline
@@ -82,6 +82,7 @@ class Listener:
         self._on_lost = on_lost
         self._news = Alarm()
         self._connection: Connection | None = None
+        self._listening = False
         self._outage = False
         self._connects = 0
         self._bells = 0
@@ -116,23 +117,27 @@ class Listener:
 
     async def _open(self, started: asyncio.Event) -> Connection:
         """Connect, the first time at once, then ever more slowly, until it works."""
-        for pause in delays(0.02, 0.5, jitter=0.05):
+        backoff = Backoff(initial=0.02, maximum=0.5, jitter=0.05)
+        while True:
             try:
                 return await self._set_up()
             except _TROUBLE as error:
                 if not started.is_set() and not isinstance(error, (ConnectionLost, Retryable)):
                     raise
                 self._tell_outage(error)
-            await asyncio.sleep(pause)
-        raise AssertionError("delays never end")
+                if self._listening and isinstance(error, ConnectionLost):
+                    backoff.reset()  # cut off again, not turned away: bells are missed meanwhile
+            await asyncio.sleep(backoff.next())
 
     async def _set_up(self) -> Connection:
+        self._listening = False
         connection = await connect(self._dsn, role="listener", timeout=SETUP_TIMEOUT)
         self._connection = connection
         try:
             connection.add_termination_listener(self._on_terminated)
             async with deadline(connection, SETUP_TIMEOUT):
                 await connection.add_listener(self._channel, self._on_notify)
+                self._listening = True
                 point("listener.listening")
                 self._waiters.wake_all()
                 await self._on_connected(connection)

@@ -39,6 +39,9 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 _KEEPALIVE: Final = {"idle": 5, "interval": 2, "count": 3}
 _USER_TIMEOUT_MS: Final = 10_000
 
+_NUDGE: Final = 0.1
+"""Seconds after the end of the connection until the task is cancelled that did not notice."""
+
 _SESSION: Final = {
     "tcp_keepalives_idle": str(_KEEPALIVE["idle"]),
     "tcp_keepalives_interval": str(_KEEPALIVE["interval"]),
@@ -147,34 +150,65 @@ def _keep_alive(connection: Connection) -> None:
 async def deadline(connection: Connection, seconds: float) -> AsyncIterator[None]:
     """Give everything in the block `seconds` together, then kill the connection; translates like `translate`.
 
-    The timer ends the connection, not the task: in a black hole the driver's own clean-up (a ROLLBACK, the
-    cancelling of a statement) waits for ever as well, and only a dead connection lets go of it.
+    The timer ends the connection rather than the task: in a black hole the driver's own clean-up (a ROLLBACK,
+    the cancelling of a statement) waits for ever as well, and only a dead connection lets go of it.
 
     Raises:
         ConnectionLost: if the time ran out, or the connection was lost otherwise.
     """
-    expired = False
-
-    def expire() -> None:
-        nonlocal expired
-        expired = True
-        connection.terminate()
-
-    task = asyncio.current_task()
-    cancels = 0 if task is None else task.cancelling()
-    timer = asyncio.get_running_loop().call_later(max(seconds, 0.0), expire)
+    limit = _Limit(connection, seconds)
     try:
         with translate():
             yield
     except Exception as error:
-        if task is not None and task.cancelling() > cancels:
+        if limit.cancelled_by_others():
             # The driver's clean-up after a cancellation failed and put its error in the cancellation's place.
             raise asyncio.CancelledError from error
-        if expired:
-            raise ConnectionLost(f"the database did not answer within {seconds:g} s") from error
+        if limit.expired:
+            raise limit.error() from error
+        raise
+    except asyncio.CancelledError as error:
+        if limit.nudged and not limit.cancelled_by_others():
+            raise limit.error() from error
         raise
     finally:
-        timer.cancel()
+        limit.lift()
+
+
+class _Limit:
+    """The timer of one `deadline`."""
+
+    def __init__(self, connection: Connection, seconds: float) -> None:
+        self.expired = self.nudged = False
+        self._connection = connection
+        self._seconds = seconds
+        self._task = asyncio.current_task()
+        self._cancels = 0 if self._task is None else self._task.cancelling()
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(max(seconds, 0.0), self._expire)
+
+    def cancelled_by_others(self) -> bool:
+        """Whether somebody has asked the task to end since the block began."""
+        return self._task is not None and self._task.cancelling() > self._cancels + self.nudged
+
+    def error(self) -> ConnectionLost:
+        return ConnectionLost(f"the database did not answer within {self._seconds:g} s")
+
+    def lift(self) -> None:
+        self._timer.cancel()
+        if self.nudged and self._task is not None:
+            self._task.uncancel()
+
+    def _expire(self) -> None:
+        self.expired = True
+        self._connection.terminate()
+        self._timer = self._loop.call_later(_NUDGE, self._nudge)
+
+    def _nudge(self) -> None:
+        # asyncpg before 0.32 waits for ever for a cancelled statement on a connection that is terminated.
+        if self._task is not None:
+            self.nudged = True
+            self._task.cancel()
 
 
 @contextmanager
