@@ -63,10 +63,9 @@ WrapProgram: TypeAlias = Callable[[str, str], None]
 
 def make_folder() -> Path:
     """A folder with a short path that every account can enter, unlike `tmp_path`; in memory if possible."""
-    memory = "/dev/shm"  # noqa: S108
-    folder = Path(
-        tempfile.mkdtemp(prefix="hf-", dir=memory if os.access(memory, os.W_OK) else None)
-    ).resolve()
+    memory = Path("/dev/shm")  # noqa: S108
+    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= 1 << 30
+    folder = Path(tempfile.mkdtemp(prefix="hf-", dir=memory if roomy else None)).resolve()
     folder.chmod(0o755)
     return folder
 

@@ -321,6 +321,7 @@ async def test_no_data_gets_into_the_log(home: Path) -> None:
         with pytest.raises((asyncpg.PostgresError, OSError)):
             await query
         connection.terminate()
+    assert not postmaster(home), "it was told to stop in the middle of its restart"
     assert "terminated by signal 9" in log_of(home)
     assert "s3cret" not in log_of(home)
 
