@@ -122,6 +122,10 @@ class Recv(Operation[Any]):
         with Mailbox.of(run, self.name).place(step_id, self.timeout) as place:
             return await place.take()
 
+    async def give_back(self, run: Run, step_id: str, answer: Answer) -> None:
+        if answer.code is Code.VALUE:
+            await _give_back(run, step_id, self.name)
+
     def conclude(self, run: Run, answer: Answer) -> Any:
         if answer.code is Code.VALUE:
             assert answer.payload is not None
@@ -243,8 +247,13 @@ class Mailbox:
         await _outlast(self._looking)
         self.places[place.claim.step_id] = place
         if place.answer is not None and place.answer.code is Code.VALUE and not self.run.stopped:
-            await self.run.executor.writer.insist(Undo(owner=self.run.owner, step_id=place.claim.step_id))
-            self.run.executor.waiters.wake(self.key)
+            await _give_back(self.run, place.claim.step_id, self.topic)
+
+
+async def _give_back(run: Run, step_id: str, topic: str) -> None:
+    """The message that a recv has taken is in the mailbox again, and the recv not in the journal."""
+    await run.executor.writer.insist(Undo(owner=run.owner, step_id=step_id))
+    run.executor.waiters.wake(_keys.wake_key("message", run.workflow_id, topic))
 
 
 async def _outlast(lock: asyncio.Lock) -> None:

@@ -47,6 +47,9 @@ class Operation(Generic[T_co]):
         """Does it for the first time; returns once the answer is committed."""
         raise NotImplementedError
 
+    async def give_back(self, run: Run, step_id: str, answer: Answer) -> None:
+        """It was performed, but its caller was cancelled before seeing the answer: gives back what it took."""
+
     def conclude(self, run: Run, answer: Answer) -> T_co:
         """The value of the call, or its exception, from a recorded answer. Pure, but for decoding."""
         raise NotImplementedError
@@ -148,6 +151,7 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
 
 async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
     run.outstanding[step_id] = None
+    answer: Answer | None = None
     try:
         try:
             answer = await operation.perform(run, step_id)
@@ -159,6 +163,8 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
             await _in_turn(run, run.turns.go_on())
     except asyncio.CancelledError:
         run.check()
+        if answer is not None:
+            await operation.give_back(run, step_id, answer)
         if run.interrupted is not None and step_id in run.interrupted:
             run.interrupted.discard(step_id)
             claimed = Claim(step_id=step_id, kind=operation.kind, name=operation.name, interrupted=True)
