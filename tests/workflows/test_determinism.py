@@ -282,6 +282,53 @@ async def test_w4a_a_failing_sibling_cancels_the_others_at_the_same_place(
     await _replay_twice(processes, waits, race, seen)
 
 
+async def test_w4a_m8_a_message_taken_by_a_recv_that_its_sibling_cancels_stays_in_the_mailbox(
+    processes: Processes, waits: Waits
+) -> None:
+    """Both recvs are served in one commit; what the first sets off cancels the other before it goes on."""
+    seen: dict[str, list[list[str]]] = {}
+
+    @hf.workflow
+    async def race() -> list[str]:
+        said: list[str] = []
+
+        async def fail() -> None:
+            await hf.recv("a")
+            raise Boom
+
+        async def take() -> None:
+            said.append(f"taken {await hf.recv('b')}")
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+                group.create_task(take())
+        except* Boom:
+            said.append("failed")
+        said.append(str(await hf.recv("b", timeout=0, default="lost")))
+        seen.setdefault(hf.current().workflow_id, []).append(list(said))
+        await hf.recv("go on")
+        return said
+
+    rt = await processes.runtime(race, settings=quick())
+    await rt.start(race(), id="0")
+    await waits.on("message", "0", "a")
+    await waits.on("message", "0", "b")
+    database = await connect(processes.dsn)
+    await database.execute(
+        "insert into holdfast.messages (workflow_id, topic, payload, created_at) "
+        "values ('0', 'a', '1', now()), ('0', 'b', '2', now())"
+    )
+    await database.close()
+    rt.engine.waiters.wake_all()
+    await waits.on("message", "0", "go on")
+    await processes.leave(rt)
+    assert seen["0"] == [["failed", "2"]]
+    seen.clear()
+    await _replay_twice(processes, waits, race, seen, runs=1)
+    assert seen["0"] == [["failed", "2"]] * 3
+
+
 async def test_w4a_as_completed_repeats_its_order(processes: Processes, waits: Waits) -> None:
     seen: dict[str, list[list[str]]] = {}
 
