@@ -48,7 +48,7 @@ class Operation(Generic[T_co]):
         raise NotImplementedError
 
     async def give_back(self, run: Run, step_id: str, answer: Answer) -> None:
-        """It was performed, but its caller was cancelled before seeing the answer: gives back what it took."""
+        """Its caller was cancelled before it saw the answer: gives back what it took. Most take nothing."""
 
     def conclude(self, run: Run, answer: Answer) -> T_co:
         """The value of the call, or its exception, from a recorded answer. Pure, but for decoding."""
