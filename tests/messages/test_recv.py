@@ -153,7 +153,6 @@ async def test_n5_a_recv_whose_listener_is_cut_before_the_send_is_woken(
     assert await within(5, to.result()) == ["hello"]
     assert time.monotonic() - begun < 2
     assert points.passed["recv.before_claim"] <= 4
-    assert rt.statistics().listener.reconnects == 1
 
 
 @pytest.mark.parametrize("part", ["lose_request", "lose_reply"])
