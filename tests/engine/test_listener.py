@@ -351,7 +351,7 @@ async def test_n5_a_backend_killed_every_100_ms_costs_delay_and_no_message(
             f" {sorted(delays)[len(delays) // 2] * 1000:.1f} ms, most {max(delays) * 1000:.1f} ms"
         )
         assert statistics.reconnects >= 30
-        assert rig.lost == statistics.reconnects
+        assert rig.lost - statistics.reconnects in (0, 1)  # killed, and not yet back
         assert max(delays) <= 0.3
 
 

@@ -117,7 +117,7 @@ class Listener:
 
     async def _open(self, started: asyncio.Event) -> Connection:
         """Connect, the first time at once, then ever more slowly, until it works."""
-        backoff = Backoff(initial=0.02, maximum=0.5, jitter=0.05)
+        backoff = Backoff(initial=0.01, maximum=0.5, jitter=0.02)
         while True:
             try:
                 return await self._set_up()
