@@ -5,8 +5,9 @@ their completions in `turns`, ownership in `leases`. This room has the life of a
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextvars import Context, copy_context
+from typing import Any
 
 from holdfast import _keys, _observe
 from holdfast._engine.engine import Engine
@@ -69,10 +70,21 @@ class Executor:
         self._context = copy_context()
         async with asyncio.TaskGroup() as group:
             self._group = group
-            group.create_task(self.lease.recover(), name="holdfast recovery")
-            group.create_task(self._watch_cancelling(), name="holdfast cancelling")
+            group.create_task(self._guard(self.lease.recover()), name="holdfast recovery")
+            group.create_task(self._guard(self._watch_cancelling()), name="holdfast cancelling")
             if self._names:
-                group.create_task(self._dispatch(), name="holdfast dispatcher")
+                group.create_task(self._guard(self._dispatch()), name="holdfast dispatcher")
+            await self._guard(asyncio.Event().wait())
+
+    async def _guard(self, machinery: Coroutine[Any, Any, object]) -> None:
+        """When the machinery ends, by a bug or with its owner, that is no outcome of the workflows: they are
+        stopped before the group cancels them.
+        """
+        try:
+            await machinery
+        except BaseException:
+            self.lost()
+            raise
 
     async def aclose(self) -> None:
         """Leaves: lets runs go on for `Settings.drain` seconds, then stops them and gives them back [W11]."""
@@ -190,6 +202,9 @@ class Executor:
             # Only stopping reaches a run that is over; a cancelled group ends with it.
             if not run.stopped:
                 raise
+        except Exception:
+            self.lost()
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
