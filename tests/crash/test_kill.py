@@ -12,34 +12,34 @@ from tests.crash import story
 from tests.crash.conftest import KILLED, ROOT, Theatre
 
 HITS = {
-    "outside_start.before_commit": 2,
-    "outside_start.after_commit": 2,
-    "outside_send.before_commit": 1,
-    "outside_send.after_commit": 1,
-    "start.before_commit": 2,
-    "start.after_commit": 2,
-    "step.before_body": 8,
-    "step.before_commit": 8,
-    "step.after_commit": 8,
-    "transaction.before_commit": 1,
-    "transaction.after_commit": 1,
-    "value.before_commit": 1,
-    "send.before_commit": 4,
-    "send.after_commit": 4,
-    "recv.before_claim": 5,
-    "set.before_commit": 4,
-    "set.after_commit": 4,
-    "write.before_commit": 3,
-    "write.after_commit": 3,
-    "close.before_commit": 1,
-    "close.after_commit": 1,
-    "finish.before_commit": 3,
-    "finish.after_commit": 3,
+    "outside_start.before_commit": (1, 2),
+    "outside_start.after_commit": (1, 2),
+    "outside_send.before_commit": (1,),
+    "outside_send.after_commit": (1,),
+    "start.before_commit": (1, 2),
+    "start.after_commit": (1, 2),
+    "step.before_body": (1, 3, 5, 8),
+    "step.before_commit": (1, 3, 5, 8),
+    "step.after_commit": (1, 3, 5, 8),
+    "transaction.before_commit": (1,),
+    "transaction.after_commit": (1,),
+    "value.before_commit": (1,),
+    "send.before_commit": (1, 2, 3, 4),
+    "send.after_commit": (1, 2, 3, 4),
+    "recv.before_claim": (1, 2, 3, 4, 5),
+    "set.before_commit": (1, 2, 4),
+    "set.after_commit": (1, 2, 4),
+    "write.before_commit": (1, 2, 3),
+    "write.after_commit": (1, 2, 3),
+    "close.before_commit": (1,),
+    "close.after_commit": (1,),
+    "finish.before_commit": (1, 2, 3),
+    "finish.after_commit": (1, 2, 3),
 }
-"""How often the story passes each point, at least."""
+"""The story passes each point so often, at least."""
 
-BATCHES = (1, 2, 3, 5, 8, 12, 16, 21, 25)
-KILLS = [(point, hit) for point, hits in HITS.items() for hit in range(1, hits + 1)]
+BATCHES = (1, 2, 4, 8, 13, 19, 25)
+KILLS = [(point, hit) for point, hits in HITS.items() for hit in hits]
 BATCH_KILLS = [(f"writer.{when}_commit", hit) for hit in BATCHES for when in ("before", "after")]
 ELSEWHERE = {"listener.listening"}
 """Points at which nothing is written."""
@@ -54,7 +54,7 @@ def test_w2_w13_killed_once_the_history_is_exact(
     theatre.check(expected)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_w2_w13_killed_again_while_recovering_the_history_is_exact(
     theatre: Theatre, expected: dict[str, Any], seed: int
 ) -> None:

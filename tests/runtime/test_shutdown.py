@@ -8,6 +8,7 @@ import time
 import pytest
 
 import holdfast as hf
+from holdfast._store import workflows
 from holdfast._store.connection import Connection
 from tests.processes import Processes, Waits
 from tests.runtime.witness import PATIENCE, Signals, quick, snapshot, state
@@ -263,3 +264,39 @@ async def test_w11_a_cancelled_workflow_that_is_left_goes_on_cleaning_later(
     with pytest.raises(hf.WorkflowCancelled):
         await rt.handle("one").result(PATIENCE)
     assert seen == ["tidied"]
+
+
+async def test_w11_an_internal_failure_is_no_outcome_of_the_workflows(
+    processes: Processes,
+    database: Connection,
+    waits: Waits,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("a bug of the library")
+
+    rt = hf.Runtime(processes.dsn, workflows=[cleans_up], settings=quick())
+    await rt.__aenter__()
+    await rt.start(cleans_up(), id="one")
+    await waits.on("message", "one", "a")
+    before = await snapshot(database)
+    with monkeypatch.context() as patched:
+        patched.setattr(workflows, "claim_workflows", fail)
+        client = await processes.client()
+        await client.start(cleans_up(), id="two")  # somebody has to look for it
+        async with asyncio.timeout(PATIENCE):
+            while "internal error" not in caplog.text:
+                await asyncio.sleep(0.005)
+        with pytest.raises(hf.NotRunning):
+            await rt.send("one", "b", "b")
+        with pytest.raises(ExceptionGroup):
+            await rt.__aexit__(None, None, None)
+    after = await snapshot(database)
+    assert after["workflows"][0] == before["workflows"][0]
+    assert after["journal"] == before["journal"]
+    again = await processes.runtime(cleans_up, settings=quick())
+    for workflow_id in ("one", "two"):
+        await again.send(workflow_id, "a", "a")
+        await again.send(workflow_id, "b", "b")
+        assert await again.handle(cleans_up, workflow_id).result(PATIENCE) == ["a", "b", "c"]
