@@ -81,16 +81,7 @@ async def test_w2_w3_replay_writes_nothing_and_gives_the_same(
     assert ran == ["a", "b"]
 
 
-async def test_w3_a_first_execution_reads_nothing(processes: Processes, database: Connection) -> None:
-    rt = await processes.runtime(everything, settings=quick())
-    pool = rt.statistics().pool
-    handle = await rt.start(everything(), id="one")
-    await handle.send("go on", None)
-    await handle.result(PATIENCE)
-    assert rt.statistics().pool.opened == pool.opened, "journals are read over the pool"
-
-
-async def test_w3_recovery_reads_all_journals_in_one_query(
+async def test_w3_a_first_execution_reads_no_journal_and_recovery_all_of_them_in_one_query(
     processes: Processes, waits: Waits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
