@@ -210,7 +210,7 @@ async def holdfast_across(dsn: str, count: int) -> Times:
 
 
 async def measure(dsn: str, options: Options) -> Sequence[Row]:
-    count, rounds = options.pick(300, 150, 5), options.pick(3, 2, 1)
+    count, rounds = options.pick(200, 100, 5), options.pick(3, 2, 1)
     rows: dict[tuple[str, str, float], Row] = {}
     aims = {"in one process": (1.5, 4.0), "across two": (2.5, 5.0)}
 

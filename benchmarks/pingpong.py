@@ -67,7 +67,7 @@ async def floor_exchange(writer: Floor, pairs: int, rounds: int) -> None:
 async def measure(dsn: str, options: Options) -> Sequence[Row]:
     rows = []
     async with hf.Runtime(dsn, workflows=[ping, pong]) as runtime, floor(dsn) as writer:
-        for pairs, rounds in ((1, options.pick(200, 100, 2)), (PAIRS, options.pick(100, 50, 2))):
+        for pairs, rounds in ((1, options.pick(100, 60, 2)), (PAIRS, options.pick(40, 30, 2))):
             row = rate(f"{pairs} pair{'s' * (pairs > 1)}", "messages/s")
             rows.append(row)
 

@@ -59,13 +59,13 @@ class Case:
 
 def cases(options: Options) -> list[Case]:
     aims = {1: None, 100: None, 1000: 15_000.0}
-    counts = {1: (40, 20, 2), 100: (1500, 600, 10), 1000: (3000, 1500, 20)}
+    counts = {1: (30, 20, 2), 100: (800, 500, 10), 1000: (1500, 1200, 20)}
     found = [
         Case(rate(f"{STEPS} steps each, {n} at once", "steps/s", aims[n]), n, options.pick(*count), STEPS)
         for n, count in counts.items()
     ]
     aims = {1: None, 100: None, 1000: 6_000.0}
-    counts = {1: (200, 100, 2), 100: (4000, 2000, 10), 1000: (8000, 4000, 20)}
+    counts = {1: (100, 80, 2), 100: (2000, 1500, 10), 1000: (4000, 3000, 20)}
     return found + [
         Case(rate(f"no steps, {n} at once", "workflows/s", aims[n]), n, options.pick(*count), 0)
         for n, count in counts.items()
