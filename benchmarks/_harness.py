@@ -162,6 +162,7 @@ async def database(dsn: str | None) -> AsyncIterator[str]:
     name = f"benchmark_{secrets.token_hex(6)}"
     try:
         await _administer(server, f'create database "{name}"')
+        await _administer(server, "checkpoint")  # else the first commits wait for the copy to reach the disk
         try:
             yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
         finally:

@@ -230,8 +230,8 @@ async def measure(dsn: str, options: Options) -> Sequence[Row]:
             ("across two", True, lambda: floor_across(dsn, count)),
         ]
         await converse(runtime, min(count, 20))
-        for _ in range(rounds):
-            for place, is_floor, turn in turns:
+        for number in range(rounds):
+            for place, is_floor, turn in turns if number % 2 == 0 else turns[::-1]:
                 note(place, await turn(), is_floor=is_floor)
     for (place, _, share), row in rows.items():
         if not row.floors:  # these, too, are one commit, one wake and one read
