@@ -98,7 +98,8 @@ class Mailbox:
 
     async def receive(self, n: int) -> float:
         """Wait for message `n`: the seconds that passed since it was sent."""
-        sent = await self._waiters.until([KEY], lambda: self._look(n))
+        async with asyncio.timeout(8):  # a deadline of the wait would look again by itself
+            sent = await self._waiters.until([KEY], lambda: self._look(n))
         assert sent is not None
         return time.monotonic() - sent
 
