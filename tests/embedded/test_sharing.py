@@ -89,7 +89,7 @@ def test_git_does_not_see_a_home_that_was_created(cold: Path, wrap_program: Wrap
 
 
 async def test_settings_are_passed_on(home: Path) -> None:
-    options = {"work_mem": "12MB", "application_name": 'it\'s "quoted" $(here)'}
+    options = {"work_mem": "12MB", "port": "1", "application_name": 'it\'s "quoted" $(here)'}
     with Embedded(home, durable=False, options=options) as dsn:
         assert await ask(dsn, "show work_mem") == "12MB"
         assert await ask(dsn, "show application_name") == 'it\'s "quoted" $(here)'
@@ -290,6 +290,13 @@ async def test_data_of_another_version_is_named_and_left_alone(home: Path) -> No
     version.write_text(mine)
     with Embedded(home, durable=False) as dsn:
         assert await ask(dsn, "select 1") == 1
+
+
+def test_a_server_whose_lock_file_was_removed_is_left_to_itself(home: Path) -> None:
+    with Embedded(home, durable=False):
+        server = postmaster(home)
+        (home / "data" / "postmaster.pid").unlink()
+    os.kill(server, signal.SIGINT)
 
 
 def test_data_that_is_none(cold: Path) -> None:

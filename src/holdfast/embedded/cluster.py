@@ -43,7 +43,6 @@ _PROCESSES: Final = Path("/proc")
 
 _SETTINGS: Final = {
     "listen_addresses": "",
-    "port": str(_PORT),
     "max_connections": "200",
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -130,6 +129,8 @@ class Cluster:
         if not self._settled():
             return
         postmaster, sockets = self._postmaster(), self._sockets()
+        if not postmaster.alive:
+            return  # somebody removed its lock file; it notices that, and ends
         if not (_ended(postmaster, signal.SIGINT) or _ended(postmaster, signal.SIGQUIT)):
             raise ConfigurationError(f"PostgreSQL in {self.base} does not stop: {self._tail()}")
         with contextlib.suppress(OSError):  # somebody put something into it
@@ -176,6 +177,7 @@ class Cluster:
             **_SETTINGS,
             **({} if self.durable else _FORGETFUL),
             **self.options,
+            "port": str(_PORT),
             "unix_socket_directories": str(self._sockets()),
         }
         options = " ".join(shlex.quote(f"--{name}={value}") for name, value in settings.items())

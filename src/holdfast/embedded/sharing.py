@@ -31,8 +31,8 @@ class Embedded:
 
     The home is the argument, else `HOLDFAST_HOME`, else `.holdfast` in the working directory; removing the
     folder removes the data. `durable=False` gives up surviving a power cut (not a crash of any process) for
-    speed, for tests. `options` are settings as in postgresql.conf; like `durable` they count for whoever
-    starts the server.
+    speed, for tests. `options` are settings as in postgresql.conf, all but where it listens; like `durable`
+    they count for whoever starts the server.
 
     Synchronous, and a first start takes a second: in an event loop, call it in a thread.
 
