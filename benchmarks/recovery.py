@@ -121,7 +121,7 @@ async def by_one_that_waits(dsn: str, count: int, patience: float) -> float:
         await victim.hear()
         standby = await Other.begin("standby", dsn, count)
         await standby.hear()
-        await asyncio.sleep(1.5)  # it has looked around, and found everybody alive
+        await asyncio.sleep(min(1.5, patience / 5))  # it has looked around, and found everybody alive
         killed = now()
         await victim.kill()
         try:
@@ -173,7 +173,7 @@ async def floor_recovery(dsn: str, count: int) -> float:
 
 
 async def measure(dsn: str, options: Options) -> Sequence[Row]:
-    count, patience = options.pick(1000, 1000, 5), options.pick(15, 15, 2)
+    count, patience = options.pick(1000, 1000, 5), options.pick(15, 15, 1)
     waits = cost(f"{count:,} taken over by a process that waits", "s", 1.0)
     starts = cost(f"{count:,} taken over by a process that is started", "s", 1.0)
     for _ in range(options.pick(3, 1, 1)):

@@ -76,7 +76,7 @@ async def statements(dsn: str, seconds: float) -> float:
     """
     connection = await asyncpg.connect(dsn)
     seen: set[tuple[int, object]] = set()
-    await asyncio.sleep(1)
+    await asyncio.sleep(min(1, seconds / 5))
     before = await connection.fetch(SESSIONS)
     begun = time.perf_counter()
     while time.perf_counter() < begun + seconds:
