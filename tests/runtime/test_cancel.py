@@ -12,7 +12,7 @@ import holdfast as hf
 from holdfast._store.connection import Connection
 from holdfast.testing.clock import DatabaseClock
 from tests.processes import Processes, Waits
-from tests.runtime.witness import PATIENCE, Signals, journal, quick, state, until
+from tests.runtime.witness import PATIENCE, Signals, held, journal, quick, state, until
 
 seen: list[str] = []
 entered: dict[str, asyncio.Event] = {}
@@ -190,6 +190,31 @@ async def test_w10_a_replay_is_cancelled_at_the_same_place_and_goes_on_cleaning(
     assert await interrupted(database, "one") == {"recv", "sleep"}
 
 
+async def test_w10_m8_a_message_that_comes_while_its_recv_is_cancelled_is_there_for_the_clean_up(
+    processes: Processes, dsn: str, waits: Waits
+) -> None:
+    @hf.workflow
+    async def tidy() -> None:
+        try:
+            await hf.recv("word")
+        except asyncio.CancelledError:
+            seen.append(str(await hf.recv("word", timeout=60)))
+            raise
+
+    rt = await processes.runtime(tidy, settings=quick())
+    handle = await rt.start(tidy(), id="one")
+    await waits.on("message", "one", "word")
+    client = await processes.client()
+    async with held(dsn, "messages"):
+        sending = asyncio.create_task(client.send("one", "hello", "word"))
+        cancelling = asyncio.create_task(handle.cancel())
+        await cancelling
+    await sending
+    with pytest.raises(hf.WorkflowCancelled):
+        await handle.result(PATIENCE)
+    assert seen == ["hello"]
+
+
 async def test_w10_clean_up_that_takes_too_long_is_cut_off(processes: Processes, waits: Waits) -> None:
     @hf.workflow
     async def untidy() -> None:
@@ -347,7 +372,9 @@ async def test_w10_a_parent_sees_that_its_child_was_cancelled(processes: Process
     assert await handle.result(PATIENCE) == "one/1"
 
 
-@pytest.mark.parametrize("given", ["where it is defined", "where it is started"])
+@pytest.mark.parametrize(
+    "given", ["where it is defined", "where it is started", "where another process starts it"]
+)
 async def test_w10_its_own_timeout_ends_it_the_same_way(
     processes: Processes, database: Connection, given: str
 ) -> None:
@@ -361,7 +388,8 @@ async def test_w10_its_own_timeout_ends_it_the_same_way(
             await clean("up")
 
     rt = await processes.runtime(slow, sleeper, settings=quick())
-    handle = await rt.start(slow(), id="one", timeout=None if defined else 0.05)
+    starter = await processes.client() if given == "where another process starts it" else rt
+    handle = await starter.start(slow(), id="one", timeout=None if defined else 0.05)
     with pytest.raises(hf.WorkflowCancelled) as raised:
         await handle.result(PATIENCE)
     assert isinstance(raised.value.__cause__, TimeoutError)
