@@ -198,9 +198,9 @@ async def test_w14_nothing_of_a_zombie_lands(
 
     @hf.step
     async def slow() -> int:
-        gates.append(asyncio.Event())
-        life = len(gates)
+        life = len(gates) + 1
         await hf.write_stream("from a step", life)
+        gates.append(asyncio.Event())
         await gates[-1].wait()
         try:
             await hf.write_stream("from a step", life + 10)
