@@ -52,7 +52,8 @@ begin
 end
 $$;
 
--- Messages. Says: 4 the destination does not exist, 5 it has ended [M2]. A dedup key that is taken is dropped silently [M3].
+-- Messages. Says: 4 the destination does not exist, 5 it has ended [M2]. A dedup key that is taken is dropped silently
+-- [M3], after the end too: the message of that key has been accepted.
 create or replace function holdfast.commit_sends(
     owned text[], done integer[], places integer[], runs integer[], steps text[], destinations text[], topics text[],
     payloads bytea[], tokens uuid[], keys text[]
@@ -62,10 +63,13 @@ $$
 begin
     return query
     with wanted as materialized (
-        select s.*, w.status
+        select s.*, w.status, k.taken
         from unnest(places, runs, steps, destinations, topics, payloads, tokens, keys)
             as s (place, run, step, destination, topic, payload, token, key)
         left join lateral (select w.status from holdfast.workflows w where w.id = s.destination limit 1) w on true
+        left join lateral (
+            select true as taken from holdfast.messages m where m.workflow_id = s.destination and m.dedup_key = s.key limit 1) k
+            on s.key is not null and w.status in (3, 4)
         where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done)),
     sent as (
         insert into holdfast.messages (workflow_id, topic, payload, sender, sender_step, token, dedup_key, created_at)
@@ -77,7 +81,7 @@ begin
         on conflict (workflow_id, dedup_key) where dedup_key is not null do nothing)
     select s.place, (case when s.status is null then 4 else 5 end)::smallint
     from wanted s
-    where s.status is null or s.status in (3, 4);
+    where s.status is null or (s.status in (3, 4) and s.taken is null);
 end
 $$;
 

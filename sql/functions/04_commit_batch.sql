@@ -64,12 +64,29 @@ begin
             start_name, start_token, start_here, start_implied, start_input, start_timeout, app_version)
         loop
             place := refused.r_place; code := refused.r_code; note := refused.r_note; return next;
+            if code = 12 then
+                perform holdfast.ring(channel, array[
+                    holdfast.wake_key('work', start_name[array_position(start_place, place)], '')]);
+            end if;
             if code = 6 and array_position(call_place, place) is not null then
                 call_outcome[array_position(call_place, place)] := 6;
                 call_open[array_position(call_place, place)] := false;
             end if;
         end loop;
         note := null;
+        if again then
+            -- Who is to run it: only who created it, as long as it is as it was created.
+            return query
+            select s.place, 11::smallint, null::bytea, null::text, null::double precision
+            from unnest(start_place, start_run, start_step, start_id, start_token, start_here)
+                as s (place, run, step, id, token, here)
+            cross join lateral (
+                select w.start_token, w.executor_id, w.epoch, w.status from holdfast.workflows w where w.id = s.id limit 1) w
+            where s.here and (w.start_token <> s.token or w.executor_id is distinct from me or w.epoch <> 1 or w.status <> 2)
+                and (w.start_token = s.token or s.place = any (done) and not exists (
+                    select from holdfast.steps c
+                    where c.workflow_id = owned[s.run] and c.step_id = s.step and c.outcome = 6));
+        end if;
     end if;
     if cardinality(send_place) > 0 then
         for refused in select * from holdfast.commit_sends(

@@ -85,7 +85,10 @@ $$;
 
 -- Takes free workflows of these names: new ones, and what a fenced executor has left. timeouts: of each name, seconds or NULL.
 -- Never blocks on another claimer; nothing is given to an executor that is fenced.
-create or replace function holdfast.claim_workflows(me integer, names text[], timeouts double precision[], most integer)
+-- running: NULL, or all that this executor runs; then it also takes what it owns and does not run: the fruit of a claim
+-- whose reply was lost.
+create or replace function holdfast.claim_workflows(
+    me integer, names text[], timeouts double precision[], most integer, running text[])
 returns table (id text, name text, epoch integer, input bytea, cancelling boolean, parent_id text, remaining double precision)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
@@ -106,6 +109,12 @@ begin
             select w.id from holdfast.workflows w
             where w.status = 0 and w.name = any (names)
             order by w.created_at limit most for update skip locked) f
+        union all
+        select f.id from (
+            select w.id from holdfast.workflows w
+            where running is not null and w.status = 2 and w.executor_id = me and w.executor_id is not null
+                and w.name = any (names) and w.id <> all (running)
+            limit most for update skip locked) f
         limit most)
     update holdfast.workflows w
     set status = 2, executor_id = me, epoch = w.epoch + 1, claims = w.claims + 1,
@@ -161,6 +170,7 @@ $$
 declare
     place bigint := nextval('holdfast.batches') * 8192;
 begin
+    perform pg_advisory_xact_lock_shared(hashtext('holdfast.fence'), me);
     insert into holdfast.steps (workflow_id, step_id, seq, kind, name, outcome, attempts, output, started_at, finished_at)
     values (workflow, step, place, 'transaction', step_name, 0, tries, result,
         holdfast.now() - make_interval(secs => elapsed), holdfast.now())
@@ -168,7 +178,7 @@ begin
     if not found then
         return null;
     end if;
-    perform from holdfast.executors e where e.id = me and e.fenced_at is null for share;
+    perform from holdfast.executors e where e.id = me and e.fenced_at is null;
     if not found then
         return null;
     end if;

@@ -9,9 +9,10 @@ from holdfast._api.runtime import Runtime
 from holdfast._primitives.events import Event, get_event, set_event, watch_event
 from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic, recv, send
-from holdfast._primitives.steps import Step, Transaction, step, transaction
+from holdfast._primitives.steps import Step, step
 from holdfast._primitives.streams import Reader, Stream, close_stream, read_stream, write_stream
 from holdfast._primitives.timers import now, random, sleep, sleep_until, uuid
+from holdfast._primitives.transactions import Transaction, transaction
 from holdfast._primitives.workflows import Call, Current, Workflow, WorkflowRef, current, start, workflow
 from holdfast._run.operation import Wait
 from holdfast.config import Settings
@@ -27,6 +28,7 @@ from holdfast.errors import (
     PayloadError,
     PayloadNotSerializable,
     PayloadTooLarge,
+    RecordRejected,
     RegistrationError,
     RemoteError,
     SchemaError,
@@ -68,6 +70,7 @@ __all__ = [
     "PayloadNotSerializable",
     "PayloadTooLarge",
     "Reader",
+    "RecordRejected",
     "RegistrationError",
     "RemoteError",
     "Runtime",

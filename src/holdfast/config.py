@@ -21,6 +21,9 @@ MAX_PAYLOAD_HARD: Final = 16 * 1024 * 1024
 
 DSN_VARIABLES: Final = ("HOLDFAST_DATABASE_URL", "DATABASE_URL")
 
+MOST_SECONDS: Final = 100 * 366 * 86_400.0
+"""No wait is longer: the database must be able to add it to its clock."""
+
 _SCHEMA_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _DSN: Final = re.compile(r"(postgres(?:ql)?)(?:\+asyncpg)?://")
 
@@ -164,7 +167,7 @@ def seconds_of(duration: "float | timedelta | None") -> float | None:
     """A duration in seconds, from the two ways of giving one; None stays None.
 
     Raises:
-        ValueError: if it is negative or not a finite number.
+        ValueError: if it is negative, not a finite number, or more than a hundred years.
         TypeError: if it is no duration at all.
     """
     if duration is None:
@@ -175,4 +178,6 @@ def seconds_of(duration: "float | timedelta | None") -> float | None:
         raise TypeError(f"a duration is a number of seconds or a timedelta, not {type(duration).__name__}")
     if not math.isfinite(duration) or duration < 0:
         raise ValueError("a duration must be a finite number of seconds, not negative")
+    if duration > MOST_SECONDS:
+        raise ValueError("a duration must not be more than a hundred years")
     return float(duration)

@@ -255,6 +255,10 @@ class DatabaseUnavailable(HoldfastError, ConnectionError):
         super().__init__(message)
 
 
+class RecordRejected(HoldfastError):
+    """The database refused what was to be written: the message names the rule, never the data."""
+
+
 class RemoteError(HoldfastError):
     """An error from a step or workflow whose class this process cannot rebuild.
 

@@ -233,7 +233,7 @@ async def test_w5_the_error_tells_both_sides_to_the_code(processes: Processes, w
     assert "step 'do_else'" in error.found
 
 
-async def test_w4a_w5_a_recorded_call_that_is_no_longer_made_is_parked(
+async def test_w4a_w5_a_replay_waits_for_a_recorded_call_that_is_no_longer_made_and_says_so(
     processes: Processes,
     waits: Waits,
     caplog: pytest.LogCaptureFixture,
@@ -265,8 +265,7 @@ async def test_w4a_w5_a_recorded_call_that_is_no_longer_made_is_parked(
     await processes.leave(rt)
     caplog.clear()
     rt = await processes.runtime(waiting, settings=quick())
-    parked = await _log(caplog, "parked")
-    assert "step 'do'" in parked
+    assert "step 'do'" in await _log(caplog, "a replay waits for a call")
     assert (await rt.status("one")).status is hf.Status.PENDING
     await processes.leave(rt)
     rt = await processes.runtime(before, settings=quick())

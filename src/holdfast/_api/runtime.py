@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from holdfast._api.client import Client
+from holdfast._engine.writer import Answers
 from holdfast._observe import point
 from holdfast._primitives.workflows import Call, Workflow
 from holdfast._run.context import install_births, remove_births
@@ -100,10 +101,16 @@ class Runtime(Client):
         here = definition is not None and executor.lease.executor is not None
         record = self._start_record(call, workflow_id, timeout, here=here)
         point("outside_start.before_commit")
-        (answer,) = await executor.writer.commit(record)
+
+        def launch(answers: Answers) -> None:
+            if here and definition is not None and answers[0].code is Code.VALUE:
+                executor.launch(
+                    Run(executor, definition, Owner(workflow_id, 1)), record.input, record.timeout
+                )
+
+        # The workflow exists once it is committed, and must run even if the caller has gone by then.
+        (answer,) = await executor.writer.commit(record, launch)
         point("outside_start.after_commit")
-        if here and definition is not None and answer.code is Code.VALUE:
-            executor.launch(Run(executor, definition, Owner(workflow_id, 1)), record.input, record.timeout)
         return answer
 
     def _definition_of(self, call: Call[Any]) -> Definition | None:

@@ -5,8 +5,8 @@
 Nothing here does I/O, keeps rows or imports by name.
 """
 
-from holdfast._codec.calls import Parameters
+from holdfast._codec.calls import Parameters, names_of_caller
 from holdfast._codec.codec import Codec
 from holdfast._codec.failures import ErrorRegistry
 
-__all__ = ["Codec", "ErrorRegistry", "Parameters"]
+__all__ = ["Codec", "ErrorRegistry", "Parameters", "names_of_caller"]

@@ -7,6 +7,7 @@ pass; both at once are an object with the positional ones under `"*"`.
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -18,7 +19,7 @@ import msgspec
 from holdfast._codec import payloads
 from holdfast.errors import ConfigurationError, PayloadDecodeError, PayloadNotSerializable
 
-__all__ = ["Parameters", "decode", "encode"]
+__all__ = ["Parameters", "decode", "encode", "names_of_caller"]
 
 _POSITIONAL: Final = "*"
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -213,3 +214,9 @@ def _decode_one(raw: msgspec.Raw, name: str, hint: object) -> Any:  # noqa: ANN4
     except Exception as error:  # classes check themselves in there with code of their own
         found = payloads.misfit(error)
         raise PayloadDecodeError(f"argument `{name}`: {found.reason}", found.path) from None
+
+
+def names_of_caller() -> dict[str, Any]:
+    """Names for annotations that mean something local to where a decorator stands: to the caller's caller."""
+    frame = sys._getframe(2)
+    return {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)

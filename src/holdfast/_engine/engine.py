@@ -17,6 +17,7 @@ from holdfast._engine.lookups import Lookups, LookupStatistics
 from holdfast._engine.pool import Pool, PoolStatistics
 from holdfast._engine.waiters import Waiters, WaitersStatistics
 from holdfast._engine.writer import Writer, WriterStatistics
+from holdfast._observe import logger
 from holdfast._sql import migrate, statements
 from holdfast._store import executors
 from holdfast._store.connection import Connection, ConnectionLost, Retryable, deadline
@@ -24,6 +25,10 @@ from holdfast.config import Settings
 from holdfast.errors import DatabaseUnavailable
 from holdfast.types import PayloadContext
 
+CLOSE_PATIENCE = 0.25
+"""Seconds that connections still lent get to come back when the engine ends."""
+SERVICE_CONNECTIONS = 2
+"""Connections for the engine's own short calls, so that users' transactions never stand in their way."""
 AWAY = "the database did not answer for as long as Settings.database_patience allows"
 CALL_DEADLINE = 15.0
 """Seconds that one call over the pool may take before its connection is taken for dead."""
@@ -80,6 +85,8 @@ class Engine:
         self.channel = _keys.channel(schema)
         self.waiters = Waiters()
         self.pool = Pool(dsn, settings.pool_size, settings.database_patience)
+        """For what users hold for as long as they like: transactions."""
+        self._service = Pool(dsn, SERVICE_CONNECTIONS, settings.database_patience, role="service")
         self.writer = Writer(
             dsn, self.sql["commits.batch"], self.channel, self.id, self.waiters, settings, app_version
         )
@@ -97,7 +104,7 @@ class Engine:
             SchemaError: if the schema is missing or of another version and may not be migrated.
             DatabaseUnavailable: if there was no database for `Settings.database_patience` seconds.
         """
-        async with self.pool.acquire() as connection:
+        async with self._service.acquire() as connection:
             try:
                 async with deadline(connection, SETUP_DEADLINE):
                     if self._migrate:
@@ -110,7 +117,7 @@ class Engine:
                 ) from error
 
     async def ask(self, act: Callable[[Connection], Awaitable[T]], *, insist: bool = False) -> T:
-        """Does something with a connection of the pool; it is done again when the connection is lost, so it
+        """Does something short with a connection; it is done again when the connection is lost, so it
         must be something that may be done twice. With `insist` it goes on for ever.
 
         Raises:
@@ -120,11 +127,16 @@ class Engine:
         pauses = delays(0.02, 1.0)
         while True:
             try:
-                async with self.pool.acquire() as connection, deadline(connection, CALL_DEADLINE):
+                async with self._service.acquire() as connection, deadline(connection, CALL_DEADLINE):
                     return await act(connection)
             except (ConnectionLost, Retryable, DatabaseUnavailable) as error:
                 if not insist and _clock.monotonic() >= until:
                     raise DatabaseUnavailable(AWAY) from error
+            except Exception:
+                # A refused log-in, a missing right, a full disk: may pass, and must not end what never ends.
+                if not insist:
+                    raise
+                logger.exception("the database refuses; this is tried again")
             await asyncio.sleep(next(pauses))
 
     async def run(self, started: asyncio.Event) -> None:
@@ -149,7 +161,8 @@ class Engine:
         finally:
             # Whoever still waits looks once more, and is told that nobody answers.
             self.waiters.wake_all()
-            await self.pool.aclose()
+            await self.pool.aclose(CLOSE_PATIENCE)
+            await self._service.aclose(CLOSE_PATIENCE)
 
     def context(self, workflow_id: str, kind: str, name: str = "") -> PayloadContext:
         """The identity of a payload: what a codec is told."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar, overload
 
 from holdfast import _clock
+from holdfast._observe import logger
 from holdfast._sql.statements import Statements
 from holdfast._store.connection import Connection, ConnectionLost, Retryable, connect, deadline
 from holdfast._store.looks import LOOKS, Ended, EventLook, EventNews, ResultLook, StreamLook, StreamNews
@@ -19,6 +20,8 @@ from holdfast.errors import DatabaseUnavailable, NotRunning
 LOOK_DEADLINE = 15.0
 """Seconds that one query may take before its connection is taken for dead."""
 MOST_LOOKS = 2000
+MOST_STREAMS = 50
+"""Readers in one query: each of their looks may bring hundreds of values."""
 
 Look = ResultLook | EventLook | StreamLook
 T = TypeVar("T")
@@ -85,8 +88,9 @@ class Lookups:
                     self._filled.clear()
                 for kind in LOOKS:
                     group = [q for q in asked if type(q.look) is kind and not q.future.done()]
-                    if group:
-                        await self._answer(kind, group)
+                    most = MOST_STREAMS if kind is StreamLook else MOST_LOOKS
+                    for begin in range(0, len(group), most):
+                        await self._answer(kind, group[begin : begin + most])
         finally:
             if self._connection is not None:
                 self._connection.terminate()
@@ -100,8 +104,13 @@ class Lookups:
         delay = 0.02
         while group:
             try:
-                found = await self._query(kind, [question.look for question in group])
-            except (ConnectionLost, Retryable) as error:
+                # Those who ask the same share one answer [S7].
+                looks = list(dict.fromkeys(question.look for question in group))
+                found = dict(zip(looks, await self._query(kind, looks), strict=True))
+            except Exception as error:
+                # Anything else, a refused log-in or a missing right, may pass as well.
+                if not isinstance(error, (ConnectionLost, Retryable)):
+                    logger.exception("a look-up failed; it is tried again")
                 if self._connection is not None:
                     self._connection.terminate()
                     self._connection = None
@@ -109,19 +118,20 @@ class Lookups:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 1.0)
             else:
-                for place, question in enumerate(group):
+                for question in group:
                     if not question.future.done():
-                        question.future.set_result(found.get(place))
+                        question.future.set_result(found[question.look])
                 return
 
-    async def _query(self, kind: type, looks: Sequence[Look]) -> dict[int, Any]:
+    async def _query(self, kind: type, looks: Sequence[Look]) -> list[Any]:
+        """What the table says of each, None where there is nothing to say."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await connect(self._dsn, role="lookups")
         self._queries += 1
         self._looks += len(looks)
         async with deadline(self._connection, LOOK_DEADLINE):
             found: dict[int, Any] = await LOOKS[kind](self._connection, self._sql, looks)
-        return found
+        return [found.get(place) for place in range(len(looks))]
 
     def _give_up_late(self, group: list[_Question], error: Exception) -> list[_Question]:
         oldest = _clock.monotonic() - self._settings.database_patience

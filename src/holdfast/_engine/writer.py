@@ -20,12 +20,13 @@ took something.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from holdfast import _clock, _observe
 from holdfast._engine.waiters import Waiters
+from holdfast._observe import logger
 from holdfast._store.commits import DONE, MOST_RECORDS, Answer, Batch, Record, answers_of, bell_payloads
 from holdfast._store.connection import (
     Connection,
@@ -37,7 +38,7 @@ from holdfast._store.connection import (
     deadline,
 )
 from holdfast.config import Settings
-from holdfast.errors import DatabaseUnavailable, HoldfastError, NotRunning
+from holdfast.errors import DatabaseUnavailable, NotRunning, RecordRejected
 
 LANES = 2
 MOST_BYTES = 8 * 1024 * 1024
@@ -46,8 +47,11 @@ BATCH_DEADLINE = 15.0
 
 CLOSED = "the runtime or client has been left; what was on its way may have been committed"
 
+T = TypeVar("T")
 Answers = Sequence[Answer]
-Undo = Callable[[Answers], Record | None]
+Received = Callable[[Answers], Record | None]
+"""What is done with the answers, exactly once, whether or not the caller still waits for them. What it
+returns, a record that undoes what was taken, is committed only if the caller has been cancelled."""
 
 
 class WriterStatistics(NamedTuple):
@@ -95,6 +99,32 @@ class Submission:
             self.reply.set_exception(error)
 
 
+class Job:
+    """Something that a lane does between two batches."""
+
+    __slots__ = ("act", "begun", "future")
+
+    def __init__(self, act: Callable[[], Awaitable[Any]], future: "asyncio.Future[Any]") -> None:
+        self.act = act
+        self.future = future
+        self.begun = False
+
+    async def carry_out(self) -> None:
+        """Does it, unless whoever wanted it has gone."""
+        if self.future.done():
+            return
+        self.begun = True
+        try:
+            result = await self.act()
+        except asyncio.CancelledError:
+            self.future.set_exception(NotRunning(CLOSED))
+            raise
+        except BaseException as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
 class Writer:
     """Commits records in groups. `commit` is for callers; `run` is a task of the engine's group, one for each
     lane.
@@ -125,12 +155,11 @@ class Writer:
         """The lane in which everything of this workflow goes."""
         return self.lanes[hash(workflow_id) % len(self.lanes)]
 
-    async def commit(self, record: Record, undo: Undo | None = None) -> Answers:
+    async def commit(self, record: Record, received: Received | None = None) -> Answers:
         """Returns once `record` is committed, with an answer for each of its places.
 
-        Cancelling withdraws a record that is still queued. One in flight is waited for; if it then turns out
-        to have been committed, the record that `undo` makes of its answers is committed before CancelledError
-        goes on [M8].
+        Cancelling withdraws a record that is still queued. One in flight that belongs to a workflow, or whose
+        answers are `received`, is waited for, and undone if need be, before CancelledError goes on [M8].
 
         Raises:
             DatabaseUnavailable: if the database was away for `Settings.database_patience` seconds.
@@ -142,21 +171,41 @@ class Writer:
             raise NotRunning(CLOSED)
         submission = lane.put(record)
         try:
-            return await submission.future
+            answers = await submission.future
         except asyncio.CancelledError:
-            if submission.sent:
-                await self._settle(submission, undo)
+            if submission.sent and (received is not None or record.owner is not None):
+                await self._settle(submission, received)
             raise
+        if received is not None:
+            received(answers)
+        return answers
 
-    async def _settle(self, submission: Submission, undo: Undo | None) -> None:
+    async def _settle(self, submission: Submission, received: Received | None) -> None:
         """Waits for the reply to a record whose caller has been cancelled, through any further cancelling."""
         answers = await _outlast(submission.reply)
-        record = undo(answers) if undo and answers is not None else None
+        record = received(answers) if received is not None and answers is not None else None
         if record is not None:
             await self.insist(record)
 
+    async def carry_out(self, workflow_id: str, act: Callable[[], Awaitable[T]]) -> T:
+        """Has the lane of a workflow do something between two batches: a commit of another connection, which
+        then has its place in the order of the workflow's records.
+
+        Cancelling withdraws what has not begun; what has begun is waited for.
+        """
+        job = self.lane(workflow_id).put_job(act)
+        try:
+            return await asyncio.shield(job.future)
+        except asyncio.CancelledError:
+            if not job.begun:
+                job.future.cancel()
+            await _outlast(job.future)
+            raise
+
     async def insist(self, record: Record) -> Answers | None:
         """Commits a record that must not be withdrawn, through any cancelling; None if it failed."""
+        if self.closed:
+            return None
         return await _outlast(self.lane(record.lane).put(record).future)
 
     def statistics(self) -> WriterStatistics:
@@ -209,7 +258,7 @@ class Lane:
         self.queue: deque[Submission] = deque()
         self.number = number
         self.batches = self.records = self.repeated = 0
-        self.exclusive = asyncio.Lock()
+        self._jobs: list[Job] = []
         self._writer = writer
         self._filled = asyncio.Event()
         self._room = asyncio.Event()
@@ -236,18 +285,40 @@ class Lane:
             self._room.clear()
         return submission
 
+    def put_job(self, act: Callable[[], Awaitable[Any]]) -> Job:
+        """Queues something to be done before the next batch."""
+        job = Job(act, asyncio.get_running_loop().create_future())
+        if self._writer.closed:
+            job.future.set_exception(NotRunning(CLOSED))
+        self._jobs.append(job)
+        self._filled.set()
+        return job
+
     async def run(self) -> None:
         """Commits what gathers, until cancelled."""
         try:
+            await self._warm_up()
             while True:
                 await self._filled.wait()
-                async with self.exclusive:
-                    self._in_flight = self._take()
-                    if self._in_flight:
-                        await self._commit(self._in_flight, again=False)
+                jobs, self._jobs = self._jobs, []
+                for job in jobs:
+                    await job.carry_out()
+                self._in_flight = self._take()
+                if self._in_flight:
+                    await self._commit(self._in_flight, again=False)
         finally:
             self._drop_connection()
             self._abandon()
+
+    async def _warm_up(self) -> None:
+        """An empty batch, so that the first real one finds a connection and its function compiled."""
+        try:
+            self._connection = await self._writer.open(self.number)
+            await self._writer.send(self._connection, Batch(), self._key, again=False)
+        except Exception as error:
+            # Nothing is lost: the first batch meets it again, and tells.
+            logger.debug("a writer starts without a connection: %s", type(error).__name__)
+            self._drop_connection()
 
     def _abandon(self) -> None:
         """Nobody commits any more: tells those who wait. What was in flight may have been committed."""
@@ -255,6 +326,9 @@ class Lane:
         self._room.set()
         for submission in (*self._in_flight, *self.queue):
             submission.fail(NotRunning(CLOSED))
+        for job in self._jobs:
+            if not job.future.done():
+                job.future.set_exception(NotRunning(CLOSED))
 
     def _take(self) -> list[Submission]:
         """The next batch: what is queued, up to the limits; withdrawn records fall out here."""
@@ -262,14 +336,16 @@ class Lane:
         size = 0
         most = min(self._writer.settings.batch_records, MOST_RECORDS)
         places = 0
-        while self.queue and places < most and size < MOST_BYTES:
+        while (
+            self.queue and size < MOST_BYTES and (not taken or places + self.queue[0].record.places <= most)
+        ):
             submission = self.queue.popleft()
             if not submission.future.done():
                 submission.sent = True
                 taken.append(submission)
                 size += submission.record.size
                 places += submission.record.places
-        if not self.queue:
+        if not self.queue and not self._jobs:
             self._filled.clear()
         if len(self.queue) * LANES * 2 <= self._writer.settings.backlog:
             self._room.set()
@@ -296,6 +372,12 @@ class Lane:
             except DataRejected as error:
                 await self._split(submissions, error, again=again)
                 return
+            except Exception as error:
+                # A refused log-in, a missing right, a full disk: may pass.
+                logger.exception("a batch could not be committed; it is tried again")
+                again = True
+                self._drop_connection()
+                submissions = self._give_up_late(submissions, error)
             else:
                 return
             self.repeated += 1
@@ -364,10 +446,6 @@ def _answers_to(record: Record, place: int, batch: Batch, answers: dict[int, Ans
 _ONLY_DONE = (DONE,)
 
 
-class RecordRejected(HoldfastError):
-    """The database refused a record: the message names the rule, never the data."""
-
-
 def rejected(error: DataRejected) -> RecordRejected:
     """The error of the caller whose record was refused."""
     rejection = RecordRejected(f"the database refused this record: {error}")
@@ -375,7 +453,7 @@ def rejected(error: DataRejected) -> RecordRejected:
     return rejection
 
 
-async def _outlast(future: "asyncio.Future[Answers]") -> Answers | None:
+async def _outlast(future: "asyncio.Future[T]") -> T | None:
     """The result of a future, waited for through any number of cancellations; None if it failed.
 
     The cancellations are not lost: the caller is on its way out with the first one already.

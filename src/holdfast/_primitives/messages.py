@@ -122,9 +122,8 @@ class Recv(Operation[Any]):
         with Mailbox.of(run, self.name).place(step_id, self.timeout) as place:
             return await place.take()
 
-    async def give_back(self, run: Run, step_id: str, answer: Answer) -> None:
-        if answer.code is Code.VALUE:
-            await _give_back(run, step_id, self.name)
+    async def undo(self, run: Run, step_id: str, answer: Answer) -> None:
+        await give_back(run, step_id, _keys.wake_key("message", run.workflow_id, self.name), answer)
 
     def conclude(self, run: Run, answer: Answer) -> Any:
         if answer.code is Code.VALUE:
@@ -229,41 +228,41 @@ class Mailbox:
                 for place, answer in zip(places, answers, strict=True):
                     if answer.code is Code.WAIT:
                         place.due = due_of(answer)
-                    else:
+                    elif answer.code is not Code.LOST:
                         place.answer = answer
+                        # They wake one by one, and must go on in the order in which they were served.
+                        self.run.turns.reserve(place.claim.step_id)
                 if any(place.answer is not None for place in places[1:]):
                     # Those who are served by another's look wait for a bell that has rung already.
                     self.run.executor.waiters.wake(self.key)
 
             point("recv.before_claim")
             record = Claims(owner=self.run.owner, claims=[place.claim for place in places])
-            received(await self.run.commit(record, received))
+            await self.run.commit(record, received)
 
     async def withdraw(self, place: Place) -> None:
         """A cancelled recv leaves nothing behind: what it took is given back before the cancellation goes on
         [M8].
         """
         del self.places[place.claim.step_id]
-        await _outlast(self._looking)
+        while self._looking.locked():
+            try:
+                async with self._looking:
+                    break
+            except asyncio.CancelledError:
+                continue  # the caller is on its way out already
         self.places[place.claim.step_id] = place
-        if place.answer is not None and place.answer.code is Code.VALUE and not self.run.stopped:
-            await _give_back(self.run, place.claim.step_id, self.topic)
+        if place.answer is not None:
+            await give_back(self.run, place.claim.step_id, self.key, place.answer)
 
 
-async def _give_back(run: Run, step_id: str, topic: str) -> None:
-    """The message that a recv has taken is in the mailbox again, and the recv not in the journal."""
-    await run.executor.writer.insist(Undo(owner=run.owner, step_id=step_id))
-    run.executor.waiters.wake(_keys.wake_key("message", run.workflow_id, topic))
-
-
-async def _outlast(lock: asyncio.Lock) -> None:
-    """Waits for a look in flight, through further cancellations: the caller is on its way out already."""
-    while lock.locked():
-        try:
-            async with lock:
-                return
-        except asyncio.CancelledError:
-            continue
+async def give_back(run: Run, step_id: str, key: str, answer: Answer) -> None:
+    """Puts back what a recv took whose caller has been cancelled [M8]."""
+    if answer.code is Code.VALUE and not run.stopped:
+        if await run.executor.writer.insist(Undo(owner=run.owner, step_id=step_id)) is None:
+            run.executor.give_up()
+        run.turns.forget(step_id)
+        run.executor.waiters.wake(key)
 
 
 def send(

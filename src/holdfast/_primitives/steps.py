@@ -1,29 +1,24 @@
-"""Steps: functions whose results are recorded, so that they never run again once they have; and transactions,
-whose effect and record are one commit.
-"""
+"""Steps: functions whose results are recorded, so that they never run again once they have."""
 
 import asyncio
 import functools
 import inspect
-import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, overload
 
 import anyio.to_thread
 
 from holdfast import _clock, _keys
 from holdfast._backoff import delays
-from holdfast._codec import Parameters
+from holdfast._codec import Parameters, names_of_caller
 from holdfast._observe import logger, point
 from holdfast._run.context import Branch, StepScope, scope
 from holdfast._run.operation import Operation, Wait, call
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Code, Journaled
-from holdfast._store.connection import Connection, ConnectionLost, Retryable, translate, translate_trouble
-from holdfast._store.steps import JournalRow, load_record, record_transaction
 from holdfast.config import seconds_of
-from holdfast.errors import ConfigurationError, NotInWorkflow, PayloadError, StepFailed, WorkflowStopped
+from holdfast.errors import ConfigurationError, PayloadError, StepFailed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -198,148 +193,6 @@ def _used_up(name: str, errors: list[BaseException]) -> StepFailed:
     return failed
 
 
-class Transaction(Step[P, R]):
-    """A step whose effect and record are one commit; made by `@holdfast.transaction`."""
-
-    kind = "transaction"
-
-    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.parameters.check((None, *args), kwargs)
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Wait[R]:
-        """A durable call; only in a workflow, for only there is a connection to give."""
-        if not isinstance(scope.get(), Branch):
-            raise NotInWorkflow(
-                f"transaction {self.name!r} runs in a workflow; outside, call .fn with your own connection"
-            )
-        return super().__call__(*args, **kwargs)
-
-    def operation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepCall:
-        return TransactionCall(self, args, kwargs)
-
-
-class TransactionCall(StepCall):
-    """One call of a transaction."""
-
-    __slots__ = ()
-    kind: ClassVar[str] = "transaction"
-
-    async def perform(self, run: Run, step_id: str) -> Answer:
-        begun = _clock.monotonic()
-        try:
-            return await self._transact(run, step_id, begun)
-        except (ConnectionLost, Retryable):
-            return await self._after_trouble(run, step_id, begun)
-        except Exception as error:
-            run.check()
-            return await self._fail(run, step_id, error)
-
-    async def _after_trouble(self, run: Run, step_id: str, begun: float) -> Answer:
-        """A commit whose reply was lost may have happened: the journal knows. Else the transaction is tried
-        again.
-        """
-        pauses = delays(0.02, 1.0)
-        while True:
-            run.check()
-            row = await run.executor.engine.ask(lambda c: _load(run, c, step_id), insist=True)
-            if row is not None:
-                return Answer(Code(row.outcome or 0), row.output)
-            try:
-                return await self._transact(run, step_id, begun)
-            except (ConnectionLost, Retryable):
-                await asyncio.sleep(next(pauses))
-            except Exception as error:
-                run.check()
-                return await self._fail(run, step_id, error)
-
-    async def _transact(self, run: Run, step_id: str, begun: float) -> Answer:
-        engine = run.executor.engine
-        async with engine.pool.acquire() as connection:
-            with translate():
-                transaction = connection.transaction(isolation="read_committed")
-                await transaction.start()
-            try:
-                with translate_trouble(connection):
-                    value = await self._body(run, step_id, connection)
-                output = engine.codec.encode(value, engine.context(run.workflow_id, "step", self.name))
-                # The lane is held, so that this record gets its place in the order of the workflow's calls.
-                async with engine.writer.lane(run.workflow_id).exclusive:
-                    run.check()
-                    point("transaction.before_commit")
-                    recorded = await self._record(
-                        run, step_id, connection, output, _clock.monotonic() - begun
-                    )
-                    if recorded:
-                        with translate():
-                            await transaction.commit()
-                point("transaction.after_commit")
-            except BaseException:
-                if not connection.is_closed():
-                    with translate():
-                        await transaction.rollback()
-                raise
-            if not recorded:
-                with translate():
-                    await transaction.rollback()
-        if not recorded:
-            return await self._adopt(run, step_id)
-        return Answer(Code.VALUE, output)
-
-    async def _body(self, run: Run, step_id: str, connection: Connection) -> Any:
-        token = scope.set(StepScope(run, step_id, 1))
-        try:
-            async with asyncio.timeout(self.step.policy.timeout):
-                return await self.step.fn(connection, *self.args, **self.kwargs)
-        finally:
-            scope.reset(token)
-
-    async def _record(
-        self, run: Run, step_id: str, connection: Connection, output: bytes, elapsed: float
-    ) -> bool:
-        executor, sql = run.executor.writer.executor, run.executor.engine.sql
-        with translate():
-            return await record_transaction(
-                connection,
-                sql,
-                executor,
-                run.workflow_id,
-                run.owner.epoch,
-                step_id,
-                self.name,
-                output,
-                1,
-                elapsed,
-            )
-
-    async def _adopt(self, run: Run, step_id: str) -> Answer:
-        """Recorded by an earlier try, whose outcome counts; or the workflow is lost."""
-        row = await run.executor.engine.ask(lambda c: _load(run, c, step_id), insist=True)
-        if row is None:
-            run.executor.lose(run)
-            raise WorkflowStopped(f"workflow {run.workflow_id!r} no longer runs in this process")
-        return Answer(Code(row.outcome or 0), row.output)
-
-    async def _fail(self, run: Run, step_id: str, error: Exception) -> Answer:
-        engine = run.executor.engine
-        output = engine.codec.encode_error(error, engine.context(run.workflow_id, "error", self.name))
-        await run.commit(
-            Journaled(
-                owner=run.owner,
-                step_id=step_id,
-                kind=self.kind,
-                name=self.name,
-                outcome=Code.ERROR,
-                output=output,
-                attempts=1,
-            )
-        )
-        return Answer(Code.ERROR, output)
-
-
-async def _load(run: Run, connection: Connection, step_id: str) -> JournalRow | None:
-    return await load_record(connection, run.executor.engine.sql, run.workflow_id, step_id)
-
-
 @overload
 def step(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
 @overload
@@ -416,7 +269,7 @@ def step(
         ...     return "…"
     """
     policy = Policy(attempts, wait_initial, wait_max, wait_exp_base, wait_jitter, retry_on, timeout)
-    decorate = StepDecorator(policy, name, _locals_of_caller())
+    decorate = StepDecorator(policy, name, names_of_caller())
     return decorate if fn is None else decorate(fn)
 
 
@@ -437,28 +290,3 @@ class StepDecorator:
             fn = fn.fn
         name = _keys.check_name(self._name or fn.__name__, "step name")
         return Step(fn, name, Parameters(fn, self._localns), self._policy)
-
-
-def transaction(fn: Callable[Concatenate[Any, P], Awaitable[R]], /) -> Transaction[P, R]:
-    """Makes a step of a function that gets an asyncpg connection first, inside a transaction which commits
-    together with the step's record: exactly once [W2].
-
-    The isolation is READ COMMITTED. What it raises rolls the transaction back and is recorded. A transaction
-    that a lost connection or a deadlock has rolled back is run again.
-
-    Example:
-        >>> @transaction
-        ... async def book(connection: Any, account: int, amount: int) -> None:
-        ...     await connection.execute("update accounts set held = $2 where id = $1", account, amount)
-    """
-    if not inspect.iscoroutinefunction(fn):
-        raise ConfigurationError("a transaction is an async def whose first parameter is the connection")
-    policy = Policy(1, 0.0, 0.0, 1.0, 0.0, Exception, None)
-    name = _keys.check_name(fn.__name__, "step name")
-    return Transaction[P, R](fn, name, Parameters(fn, _locals_of_caller()), policy)
-
-
-def _locals_of_caller() -> dict[str, Any]:
-    """Names for annotations that mean something local to where the decorator stands."""
-    frame = sys._getframe(2)
-    return {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, ClassVar, Generic, TypeVar, overload
+from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
 from uuid import uuid4
 
 from holdfast import _keys
@@ -229,7 +229,7 @@ class Reader(AsyncIterator[T], Generic[T]):
         self._end_bell = _keys.wake_key("end", workflow_id)
         self._fetched: deque[StreamValue] = deque()
         self._fetched_to = after
-        self._last = False
+        self._last: Literal["closed", "ended"] | None = None
         self._dropped = False
 
     def __aiter__(self) -> "Reader[T]":
@@ -250,8 +250,8 @@ class Reader(AsyncIterator[T], Generic[T]):
 
     async def _fetch(self) -> None:
         """Waits for the next values, or for the end."""
-        if self._last:
-            self.ended = True
+        if self._last is not None:
+            self.ended, self.closed = True, self._last == "closed"
             return
         news = await self._engine.waiters.until((self._bell, self._end_bell), self._look)
         assert news is not None, "a wait without a deadline ends with news"
@@ -263,8 +263,7 @@ class Reader(AsyncIterator[T], Generic[T]):
         if news.values:
             self._fetched_to = news.values[-1].offset
         if news.complete and (news.closed or not news.status.active):
-            self.closed = news.closed
-            self._last = True
+            self._last = "closed" if news.closed else "ended"
 
     async def _look(self) -> StreamNews | None:
         if self._dropped:

@@ -4,14 +4,14 @@ is.
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, NamedTuple, ParamSpec, TypeVar, get_args, overload
 from uuid import uuid4
 
 from holdfast import _keys
-from holdfast._codec import Parameters
+from holdfast._codec import Parameters, names_of_caller
+from holdfast._engine.writer import Answers
 from holdfast._observe import point
 from holdfast._primitives.handles import Handle, outcome_of
 from holdfast._run.context import StepScope, current_branch, scope
@@ -133,7 +133,7 @@ def workflow(
         ... async def greet(name: str) -> str:
         ...     return f"hello {name}"
     """
-    decorate = WorkflowDecorator(name, seconds_of(timeout), max_recoveries, _locals_of_caller())
+    decorate = WorkflowDecorator(name, seconds_of(timeout), max_recoveries, names_of_caller())
     return decorate if fn is None else decorate(fn)
 
 
@@ -161,12 +161,6 @@ class WorkflowDecorator:
             max_recoveries=self._max_recoveries,
         )
         return Workflow(fn, definition)
-
-
-def _locals_of_caller() -> dict[str, Any]:
-    """Names for annotations that mean something local to where the decorator stands."""
-    frame = sys._getframe(2)
-    return {} if frame.f_locals is frame.f_globals else dict(frame.f_locals)
 
 
 def start(
@@ -226,7 +220,13 @@ class StartChild(Operation[Any]):
         journal = Journaled(
             owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, target=child_id, open=awaited
         )
+
+        def launch(answers: Answers) -> None:
+            if answers[0].code is Code.VALUE and definition is not None:
+                executor.launch(Run(executor, definition, Owner(child_id, 1)), data, timeout)
+
         point("start.before_commit")
+        # The child exists once it is committed, and must run even if its parent has been cancelled by then.
         (answer,) = await run.commit(
             Start(
                 owner=run.owner,
@@ -239,11 +239,10 @@ class StartChild(Operation[Any]):
                 input=data,
                 timeout=timeout,
                 journal=journal,
-            )
+            ),
+            launch,
         )
         point("start.after_commit")
-        if answer.code is Code.VALUE and definition is not None and child_id not in executor.runs:
-            executor.launch(Run(executor, definition, Owner(child_id, 1)), data, timeout)
         code = Code.CONFLICT if answer.code is Code.CONFLICT else Code.VALUE
         return Answer(code, None, child_id)
 
@@ -276,7 +275,8 @@ class RunChild(StartChild):
         return Answer(answer.code, answer.payload, child_id)
 
     def conclude(self, run: Run, answer: Answer) -> Any:
-        assert answer.note is not None
+        if answer.note is None:  # the call itself was refused, before there was a child
+            raise self.failure(run, answer)
         if answer.code is Code.CONFLICT:
             raise WorkflowConflict(answer.note)
         return outcome_of(run.executor.engine, answer.note, answer, self.call.result_type, itself=True)

@@ -16,6 +16,8 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 from holdfast._run.run import Run
@@ -105,7 +107,14 @@ class BirthFactory:
         parent = scope.get() if context is None else context.get(scope)
         if not isinstance(parent, Branch):
             return self._make(loop, coro, options)
-        if not _made_by_library():
+        maker = _library_maker()
+        if maker is _AS_COMPLETED and not isinstance(coro, Lazy):
+            coro.close()
+            raise NotInWorkflow(
+                "asyncio.as_completed takes coroutines in no particular order, which no replay could repeat; "
+                "give it durable calls, or tasks made with asyncio.create_task"
+            )
+        if maker is not _WAIT_FOR:
             context = copy_context() if context is None else context.copy()
             context.run(scope.set, parent.born())
             options["context"] = context
@@ -124,11 +133,15 @@ class BirthFactory:
         coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
         options: dict[str, Any],
     ) -> Any:  # noqa: ANN401 - as above
+        if self.previous is None:
+            return asyncio.Task(coro, loop=loop, **options)
         if self._constructor is not None and _made_by_anyio():
             return self._constructor(coro, loop=loop, **options)
-        if self.previous is not None:
+        context: Context | None = options.pop("context", None)
+        if context is None:
             return self.previous(loop, coro, **options)
-        return asyncio.Task(coro, loop=loop, **options)
+        # Not every factory takes a context; a task copies the one in which it is made.
+        return context.run(partial(self.previous, loop, coro, **options))
 
 
 def _constructor_behind(factory: Callable[..., Any] | None) -> Callable[..., Any] | None:
@@ -151,21 +164,29 @@ def _made_by_anyio() -> bool:
     return frame.f_globals.get("__name__") == "anyio._backends._asyncio"
 
 
-def _made_by_library() -> bool:
-    """Is this task made by `asyncio.wait_for` for itself?"""
-    frame = sys._getframe(2)
-    for _ in range(4):
+def _library_maker() -> CodeType | None:
+    """The function of asyncio that makes this task for reasons of its own, if it is one that matters."""
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(7):
         if frame is None:
-            return False
-        if frame.f_code is _WAIT_FOR:
-            return True
+            return None
+        if frame.f_code in _MAKERS:
+            return frame.f_code
         if frame.f_globals.get("__name__") not in _PLUMBING:
-            return False
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
+            return None
+        frame = frame.f_back
+    return None
+
+
+class Lazy:
+    """What has its step id already, so that the order of its birth says nothing."""
+
+    __slots__ = ()
 
 
 _WAIT_FOR = asyncio.wait_for.__code__
+_AS_COMPLETED = getattr(asyncio.as_completed, "__code__", None)
+_MAKERS = frozenset({_WAIT_FOR, _AS_COMPLETED})
 _PLUMBING = frozenset({"asyncio.tasks", "asyncio.base_events", "asyncio.runners", "uvloop.loop"})
 
 

@@ -7,12 +7,11 @@ their completions in `turns`, ownership in `leases`. This room has the life of a
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from contextvars import Context, copy_context
-from typing import Any
 
 from holdfast import _keys, _observe
 from holdfast._engine.engine import Engine
 from holdfast._engine.waiters import Waiters
-from holdfast._engine.writer import RecordRejected, Writer
+from holdfast._engine.writer import Writer
 from holdfast._observe import logger
 from holdfast._run.context import Branch, scope
 from holdfast._run.leases import Lease
@@ -23,14 +22,15 @@ from holdfast._store.commits import Code, End, Owner
 from holdfast._store.connection import Connection
 from holdfast._store.steps import JournalRow
 from holdfast._store.workflows import Claimed
-from holdfast.errors import DatabaseUnavailable, PayloadError
+from holdfast.errors import DatabaseUnavailable, NotRunning, PayloadError, RecordRejected
 from holdfast.types import Status
 
 MOST_CLAIMED = 500
 """Workflows taken in one claim, and journals read in one query."""
-STOP_PATIENCE = 1.0
+STOP_PATIENCE = 0.5
 """Seconds that stopped runs get to leave before they are left behind."""
-RELEASE_PATIENCE = 2.0
+RELEASE_PATIENCE = 1.0
+"""Seconds that giving back may take, before it is left to whoever finds this executor dead."""
 
 Outcome = tuple[Status, bytes | None]
 
@@ -48,7 +48,8 @@ class Executor:
         self._names = [definition.name for definition in registry]
         self._timeouts = [definition.timeout for definition in registry]
         self._work_key = _keys.wake_key("executor", engine.id)
-        self._group: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._parked: dict[str, Run] = {}
         self._context: Context | None = None
         self._closing = False
         self._left = asyncio.Event()
@@ -66,30 +67,23 @@ class Executor:
     # The life of the executor
 
     async def run(self) -> None:
-        """Takes and runs workflows until cancelled."""
-        self._context = copy_context()
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            group.create_task(self._guard(self.lease.recover()), name="holdfast recovery")
-            group.create_task(self._guard(self._watch_cancelling()), name="holdfast cancelling")
-            if self._names:
-                group.create_task(self._guard(self._dispatch()), name="holdfast dispatcher")
-            await self._guard(asyncio.Event().wait())
-
-    async def _guard(self, machinery: Coroutine[Any, Any, object]) -> None:
-        """When the machinery ends, by a bug or with its owner, that is no outcome of the workflows: they are
-        stopped before the group cancels them.
+        """Takes and runs workflows until cancelled. Runs are not in the group: one that does not let itself
+        be stopped must not keep the process from leaving.
         """
+        self._context = copy_context()
         try:
-            await machinery
-        except BaseException:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.lease.recover(), name="holdfast recovery")
+                group.create_task(self._watch_cancelling(), name="holdfast cancelling")
+                if self._names:
+                    group.create_task(self._dispatch(), name="holdfast dispatcher")
+        finally:
             self.lost()
-            raise
 
     async def aclose(self) -> None:
         """Leaves: lets runs go on for `Settings.drain` seconds, then stops them and gives them back [W11]."""
-        await self._until_left(self.engine.settings.drain)
         self._closing = True
+        await self._until_left(self.engine.settings.drain)
         self.lost()
         await self._until_left(STOP_PATIENCE)
         if self.runs:
@@ -104,6 +98,7 @@ class Executor:
 
     def lost(self) -> None:
         """Stops all runs; none of them writes anything any more [W11, W14]."""
+        self._parked.clear()
         for run in tuple(self.runs.values()):
             run.stop()
 
@@ -134,9 +129,15 @@ class Executor:
         if executor is None or self._closing:
             return None
 
+        tried = False
+
         async def claim(connection: Connection) -> list[Claimed]:
+            # A first try whose reply was lost may have taken workflows that nobody runs now.
+            nonlocal tried
+            running = [*self.runs, *self._parked] if tried else None
+            tried = True
             return await workflows.claim_workflows(
-                connection, self.engine.sql, executor, self._names, self._timeouts, MOST_CLAIMED
+                connection, self.engine.sql, executor, self._names, self._timeouts, MOST_CLAIMED, running
             )
 
         return await self.engine.ask(claim, insist=True) or None
@@ -157,28 +158,42 @@ class Executor:
                 self, self.registry[found.name], Owner(found.id, found.epoch), journals.get(found.id, ())
             )
             self.launch(run, found.input, found.remaining, cancelling=found.cancelling)
+        # Who was asked to end between the claim and now was not found here when the bell rang.
+        self.waiters.wake(_keys.wake_key("executor", str(executor)))
 
     def launch(self, run: Run, data: bytes, remaining: float | None, *, cancelling: bool = False) -> None:
-        """Begins a run; `remaining`: seconds until the workflow's own timeout."""
-        assert self._group is not None, "the executor has not started"
-        assert self._context is not None
+        """Begins a run, unless one of this id is here already; `remaining`: seconds until its own timeout."""
+        if run.workflow_id in self.runs or self._closing:
+            return
         self.runs[run.workflow_id] = run
-        # In a context of its own, so that a child is not numbered as a task of its parent.
-        self._group.create_task(
-            self._live(run, data, remaining), name=f"workflow {run.workflow_id}", context=self._context.copy()
-        )
+        self._spawn(self._live(run, data, remaining), f"workflow {run.workflow_id}")
         if cancelling:
+            if remaining is not None and remaining <= 0:
+                run.cause = _own_timeout()
             self._cancel_recovered(run)
+
+    def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
+        """Runs something in a context of its own, so that a child is not numbered as a task of its parent."""
+        assert self._context is not None, "the executor has not started"
+        task = asyncio.get_running_loop().create_task(coroutine, name=name, context=self._context.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.critical("%s has failed inside holdfast", task.get_name(), exc_info=error)
 
     def _cancel_recovered(self, run: Run) -> None:
         """A workflow that was being cancelled when its process died: cancelled at the same place, or after
         its replay.
         """
         if any(row.outcome == Code.INTERRUPTED for row in run.journal.values()):
-            run.cancelling = True
+            run.cancelling = run.cancel_asked = True
             run.interrupted = set()
             self.limit_cleanup(run)
         elif run.journal:
+            run.cancel_asked = True
             run.turns.when_replayed(run.cancel)
         else:
             run.cancel()
@@ -199,18 +214,20 @@ class Executor:
                 run.close()
                 await self._end(run, outcome)
         except asyncio.CancelledError:
-            # Only stopping reaches a run that is over; a cancelled group ends with it.
+            # Only stopping reaches a run that is over, and the end of the loop.
             if not run.stopped:
                 raise
-        except Exception:
-            self.lost()
-            raise
+        except NotRunning:
+            run.stop()
         finally:
             if timer is not None:
                 timer.cancel()
             run.over = True
             if self.runs.get(run.workflow_id) is run:
                 del self.runs[run.workflow_id]
+            if run.parked is not None and not self._closing:
+                self._parked[run.workflow_id] = run
+                self._end_parked()
             self._left.set()
 
     async def _outcome(self, run: Run, data: bytes) -> Outcome | None:
@@ -269,6 +286,9 @@ class Executor:
         else:
             _observe.point("finish.after_commit")
             _observe.signal("workflow.finished", workflow_id=run.workflow_id, status=status)
+            if status is Status.CANCELLED:
+                # Of a child whose start was on its way, the cancelling of the family knew nothing.
+                await self._cancel_family(run)
 
     def give_up(self) -> None:
         """The database cannot be written to: begins anew as another executor, once it can be."""
@@ -296,16 +316,25 @@ class Executor:
     def cancel_here(self, ids: Iterable[str]) -> None:
         """Cancels those workflows that run in this process."""
         for workflow_id in ids:
-            run = self.runs.get(workflow_id)
+            run = self.runs.get(workflow_id) or self._parked.get(workflow_id)
             if run is not None:
                 run.cancel()
+        self._end_parked()
+
+    def _end_parked(self) -> None:
+        """A workflow whose code does not match its journal can only be ended without its code."""
+        for run in (*self._parked.values(), *(run for run in self.runs.values() if run.stuck)):
+            if run.cancel_asked:
+                self._parked.pop(run.workflow_id, None)
+                run.stop()
+                self._spawn(self._end(run, self._cancelled(run)), f"end of workflow {run.workflow_id}")
 
     def limit_cleanup(self, run: Run) -> None:
         """Gives a cancelled run `Settings.cleanup_time` seconds to clean up."""
         asyncio.get_running_loop().call_later(self.engine.settings.cleanup_time, self._overdue, run)
 
     def _overdue(self, run: Run) -> None:
-        if run.over or run.stopped or self._group is None:
+        if run.over or run.stopped:
             return
         logger.warning(
             "workflow %r was cancelled and did not end in time; it is ended without its clean-up",
@@ -313,22 +342,17 @@ class Executor:
         )
         outcome = self._cancelled(run)
         run.close()
-        self._group.create_task(
-            self._end(run, outcome), name=f"end of workflow {run.workflow_id}", context=self._context
-        )
+        self._spawn(self._end(run, outcome), f"end of workflow {run.workflow_id}")
 
     def _time_out(self, run: Run) -> None:
         """The workflow's own timeout: cancelled like by hand, its children too."""
-        assert self._group is not None
-        run.cancel(TimeoutError("the workflow's own timeout has passed"))
-        self._group.create_task(
-            self._cancel_family(run), name=f"timeout of workflow {run.workflow_id}", context=self._context
-        )
+        run.cancel(_own_timeout())
+        self._spawn(self._cancel_family(run), f"timeout of workflow {run.workflow_id}")
 
     async def _cancel_family(self, run: Run) -> None:
         try:
             await self.cancel(run.workflow_id)
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, NotRunning):
             logger.warning("the children of workflow %r could not be cancelled with it", run.workflow_id)
 
     async def _watch_cancelling(self) -> None:
@@ -355,5 +379,9 @@ class Executor:
         return [workflow_id for workflow_id in found if self._may_cancel(workflow_id)] or None
 
     def _may_cancel(self, workflow_id: str) -> bool:
-        run = self.runs.get(workflow_id)
-        return run is not None and not run.cancelling
+        run = self.runs.get(workflow_id) or self._parked.get(workflow_id)
+        return run is not None and not run.cancel_asked
+
+
+def _own_timeout() -> TimeoutError:
+    return TimeoutError("the workflow's own timeout has passed")

@@ -20,11 +20,11 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, ClassVar, Generic, TypeVar
 
 from holdfast import _clock
-from holdfast._engine.writer import RecordRejected
-from holdfast._run.context import Branch
+from holdfast._run.context import Branch, Lazy
 from holdfast._run.run import Run, mismatch
 from holdfast._store.commits import Answer, Claim, Claims, Code, Journaled
 from holdfast._store.steps import JournalRow
+from holdfast.errors import RecordRejected
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -47,8 +47,8 @@ class Operation(Generic[T_co]):
         """Does it for the first time; returns once the answer is committed."""
         raise NotImplementedError
 
-    async def give_back(self, run: Run, step_id: str, answer: Answer) -> None:
-        """Its caller was cancelled before it saw the answer: gives back what it took. Most take nothing."""
+    async def undo(self, run: Run, step_id: str, answer: Answer) -> None:
+        """Gives back what the call took, when its caller is cancelled after it was answered [M8]."""
 
     def conclude(self, run: Run, answer: Answer) -> T_co:
         """The value of the call, or its exception, from a recorded answer. Pure, but for decoding."""
@@ -63,7 +63,7 @@ class Operation(Generic[T_co]):
         )
 
 
-class Wait(Coroutine[Any, Any, T_co], Generic[T_co]):
+class Wait(Lazy, Coroutine[Any, Any, T_co], Generic[T_co]):
     """A durable call, not yet begun: await it, give it to `asyncio.gather`, to a task group or to
     `holdfast.first`.
 
@@ -141,11 +141,10 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
             _check_match(run, record, operation)
             if record.finished:
                 await _in_turn(run, run.turns.replay(step_id))
+                if record.outcome == Code.INTERRUPTED:
+                    await run.interrupt_again()
                 return operation.conclude(run, _answer(record))
     operation.prepare(run, step_id)
-    if run.turns.replaying:
-        await _in_turn(run, run.turns.hold())
-    run.check()
     return operation.conclude(run, await _perform(run, step_id, operation))
 
 
@@ -153,6 +152,9 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
     run.outstanding[step_id] = None
     answer: Answer | None = None
     try:
+        if run.turns.replaying:
+            await _in_turn(run, run.turns.hold())
+        run.check()
         try:
             answer = await operation.perform(run, step_id)
         except RecordRejected as error:
@@ -160,19 +162,25 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
         if run.turns.alone:
             run.check()
         else:
-            await _in_turn(run, run.turns.go_on())
+            await _in_turn(run, run.turns.go_on(step_id))
     except asyncio.CancelledError:
+        run.turns.forget(step_id)
         run.check()
         if answer is not None:
-            await operation.give_back(run, step_id, answer)
+            await operation.undo(run, step_id, answer)
         if run.interrupted is not None and step_id in run.interrupted:
             run.interrupted.discard(step_id)
-            claimed = Claim(step_id=step_id, kind=operation.kind, name=operation.name, interrupted=True)
-            await run.commit(Claims(owner=run.owner, claims=(claimed,)))
+            await _record_interruption(run, step_id, operation)
         raise
     finally:
         del run.outstanding[step_id]
     return answer
+
+
+async def _record_interruption(run: Run, step_id: str, operation: Operation[Any]) -> None:
+    """So that a replay is cancelled at the same place [W10]. A second cancellation must not withdraw it."""
+    claimed = Claim(step_id=step_id, kind=operation.kind, name=operation.name, interrupted=True)
+    await run.insist(Claims(owner=run.owner, claims=(claimed,)))
 
 
 async def _record_rejection(
@@ -213,10 +221,7 @@ def _check_match(run: Run, record: JournalRow, operation: Operation[Any]) -> Non
 
 
 def _answer(record: JournalRow) -> Answer:
-    code = Code(record.outcome or 0)
-    if code is Code.INTERRUPTED:
-        raise asyncio.CancelledError
-    return Answer(code, record.output, record.target, record.attempts)
+    return Answer(Code(record.outcome or 0), record.output, record.target, record.attempts)
 
 
 async def claim(run: Run, claimed: Claim, keys: tuple[str, ...]) -> Answer:

@@ -8,17 +8,17 @@ and its outcome will be CANCELLED [W10].
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from holdfast._engine.engine import Engine
 from holdfast._engine.waiters import Waiters
-from holdfast._engine.writer import Answers, Undo, Writer
+from holdfast._engine.writer import Answers, Received, Writer
 from holdfast._observe import logger
 from holdfast._run.registry import Definition, Registry
 from holdfast._run.turns import Turns
 from holdfast._store.commits import Code, Owner, Record
 from holdfast._store.steps import JournalRow
-from holdfast.errors import DatabaseUnavailable, NondeterminismError, WorkflowStopped
+from holdfast.errors import DatabaseUnavailable, NondeterminismError, NotRunning, WorkflowStopped
 
 
 class Host(Protocol):
@@ -64,11 +64,13 @@ class Run:
 
     __slots__ = (
         "__weakref__",
+        "cancel_asked",
         "cancelling",
         "cause",
         "definition",
         "executor",
         "interrupted",
+        "interrupted_again",
         "journal",
         "mailboxes",
         "outstanding",
@@ -77,6 +79,7 @@ class Run:
         "parked",
         "recovering",
         "stopped",
+        "stuck",
         "tasks",
         "turns",
         "workflow_id",
@@ -98,6 +101,7 @@ class Run:
         self.interrupted: set[str] | None = None
         self.mailboxes: dict[str, Any] | None = None
         self.stopped = self.over = self.cancelling = False
+        self.cancel_asked = self.interrupted_again = self.stuck = False
         self.cause: BaseException | None = None
         self.parked: NondeterminismError | None = None
 
@@ -113,8 +117,10 @@ class Run:
     def _task_ended(self, task: "asyncio.Future[Any]") -> None:
         self.tasks.discard(task)
         self.turns.task_ended()
+        if (self.over or self.stopped) and not task.cancelled():
+            task.exception()  # of a task that nobody waits for any more: nobody needs to be told
 
-    async def commit(self, record: Record, undo: Undo | None = None) -> Answers:
+    async def commit(self, record: Record, received: Received | None = None) -> Answers:
         """Commits a record of this workflow.
 
         Raises:
@@ -123,7 +129,7 @@ class Run:
         """
         self.check()
         try:
-            answers = await self.executor.writer.commit(record, undo)
+            answers = await self.executor.writer.commit(record, received)
         except asyncio.CancelledError:
             self.check()
             raise
@@ -133,10 +139,27 @@ class Run:
             raise WorkflowStopped(
                 f"the database is away; workflow {self.workflow_id!r} goes on when it is back"
             ) from None
+        except NotRunning:
+            self.stop()
+            raise WorkflowStopped(f"workflow {self.workflow_id!r} no longer runs in this process") from None
         if answers[0].code is Code.LOST:
             self.executor.lose(self)
         self.check()
         return answers
+
+    async def insist(self, record: Record) -> None:
+        """Commits a record that must not be withdrawn by another cancellation.
+
+        Raises:
+            WorkflowStopped: as for `commit`.
+        """
+        self.check()
+        answers = await self.executor.writer.insist(record)
+        if answers is None:
+            self.executor.give_up()
+        elif answers[0].code is Code.LOST:
+            self.executor.lose(self)
+        self.check()
 
     def check(self) -> None:
         """May this run still act?
@@ -160,16 +183,29 @@ class Run:
         """Ends the workflow [W10]: cancels every task of it, once; what they wait for is recorded as
         interrupted.
         """
+        if self.cause is None:
+            self.cause = cause
+        self.cancel_asked = True
         if self.cancelling or self.stopped or self.over:
             return
-        if self.turns.replaying:
-            self.turns.when_replayed(lambda: self.cancel(cause))
+        if self.turns.unreplayed is not None:
+            self.turns.when_replayed(self.cancel)
             return
         self.cancelling = True
-        self.cause = cause
         self.interrupted = set(self.outstanding)
         self.executor.limit_cleanup(self)
         self._cancel_tasks()
+
+    async def interrupt_again(self) -> NoReturn:
+        """A replay has come to the first call that the cancellation interrupted: every task is cancelled
+        again, once, as it was then.
+        """
+        if not self.interrupted_again:
+            self.interrupted_again = True
+            self._cancel_tasks()
+        # This task's own cancellation is delivered here; or it comes from a call recorded after the first.
+        await asyncio.sleep(0)
+        raise asyncio.CancelledError
 
     def park(self, error: NondeterminismError) -> None:
         """Leaves the workflow PENDING because its code does not match its journal [W5]."""
@@ -191,8 +227,9 @@ class Run:
                 task.cancel()
 
     def _call_missing(self, step_id: str) -> None:
-        record = self.journal[step_id]
-        self.park(mismatch(self, record, "no such call"))
+        error = mismatch(self, self.journal[step_id], "no such call so far")
+        self.stuck = True
+        logger.error("a replay waits for a call that the code does not make: %s", error)
 
 
 def mismatch(run: Run, record: JournalRow, found: str) -> NondeterminismError:

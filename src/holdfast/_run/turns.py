@@ -10,6 +10,10 @@ the next completion is seen, and a replay sees what the first run saw.
 A call that the journal does not know is held until everything recorded has been replayed: replay has no
 effects [W3].
 
+If the recorded call that is next is not made, while others wait, the code has perhaps changed; or something
+that the workflow waits for outside of durable calls has not happened yet. So it waits on, without effects,
+and says so.
+
 A workflow with a single task passes without waiting and without a future.
 """
 
@@ -21,9 +25,7 @@ from typing import Any
 SETTLE = 3
 """Turns of the loop at rest before a task that has ended counts as noticed by whoever waits for it."""
 MISSING_AFTER = 5.0
-"""Seconds at rest, with calls waiting, before a recorded call that is not made counts as one the code no
-longer makes.
-"""
+"""Seconds at rest, with calls waiting, before it is said that a recorded call is not made."""
 
 
 class Turns:
@@ -53,7 +55,7 @@ class Turns:
         self._recorded: deque[str] | None = deque(found) if found else None
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._held: deque[asyncio.Future[None]] | None = None
-        self._passing: deque[asyncio.Future[None]] | None = None
+        self._passing: dict[str, asyncio.Future[None] | None] | None = None
         self.starting = 0
         """Tasks that are being made: an eager one runs before it is known."""
         self._busy = False
@@ -71,12 +73,12 @@ class Turns:
     @property
     def alone(self) -> bool:
         """Is there a single task, which never waits here?"""
-        return len(self.tasks) == 1 and not self.starting
+        return len(self.tasks) == 1 and not self.starting and not self._passing
 
     @property
     def replaying(self) -> bool:
-        """Is there anything recorded that has not gone on yet?"""
-        return bool(self._recorded)
+        """Is there anything recorded that has not gone on yet, or held for it?"""
+        return bool(self._recorded or self._held)
 
     @property
     def unreplayed(self) -> str | None:
@@ -104,7 +106,7 @@ class Turns:
 
     async def hold(self) -> None:
         """A call that the journal does not know waits until everything recorded has been replayed."""
-        if self._recorded:
+        if self._recorded or self._held:
             future = _future()
             if self._held is None:
                 self._held = deque()
@@ -112,18 +114,31 @@ class Turns:
             self._check_soon()
             await future
 
-    async def go_on(self) -> None:
+    def reserve(self, step_id: str) -> None:
+        """Keeps a call's place among those that go on, before its task has woken."""
+        if not self.alone:
+            if self._passing is None:
+                self._passing = {}
+            self._passing.setdefault(step_id, None)
+
+    async def go_on(self, step_id: str) -> None:
         """A completed call goes on when what the one before it has set off has come to rest."""
         if self.alone:
             return
-        if self._busy or self._passing:
-            future = _future()
-            if self._passing is None:
-                self._passing = deque()
-            self._passing.append(future)
-            await future
-        else:
+        if not self._busy and (not self._passing or next(iter(self._passing)) == step_id):
+            self.forget(step_id)
             self._busy = True
+            self._check_soon()
+            return
+        if self._passing is None:
+            self._passing = {}
+        future = self._passing[step_id] = _future()
+        self._check_soon()
+        await future
+
+    def forget(self, step_id: str) -> None:
+        """The call goes on, or never will: its place is free."""
+        if self._passing is not None and self._passing.pop(step_id, self) is not self:
             self._check_soon()
 
     def task_ended(self) -> None:
@@ -134,8 +149,10 @@ class Turns:
         """The workflow is over: nothing waits here any more."""
         self._recorded = None
         self._disarm()
-        for future in (*self._waiting.values(), *(self._held or ()), *(self._passing or ())):
-            future.cancel()
+        for future in (*self._waiting.values(), *(self._held or ()), *(self._passing or {}).values()):
+            if future is not None:
+                future.cancel()
+        self._passing = None
 
     def _check_soon(self) -> None:
         if not self._checking:
@@ -173,7 +190,11 @@ class Turns:
                 _release_one(self._held.popleft())
             return True
         while self._passing:
-            if _release_one(self._passing.popleft()):
+            step_id, future = next(iter(self._passing.items()))
+            if future is None:
+                return False  # its task has been woken, and will come
+            del self._passing[step_id]
+            if _release_one(future):
                 return True
         return False
 

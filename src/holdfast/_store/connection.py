@@ -10,15 +10,16 @@ import asyncio
 import os
 import socket
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
+import asyncpg.transaction
 
 from holdfast.errors import ConfigurationError, HoldfastError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 __all__ = [
     "Connection",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Transaction: TypeAlias = asyncpg.transaction.Transaction
 
 # A black hole is noticed by deadlines; these free what a dead peer holds when nobody asks it anything.
 _KEEPALIVE: Final = {"idle": 5, "interval": 2, "count": 3}
@@ -147,7 +149,12 @@ def _keep_alive(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def deadline(connection: Connection, seconds: float) -> AsyncIterator[None]:
+async def deadline(
+    connection: Connection,
+    seconds: float,
+    *,
+    border: Callable[[], AbstractContextManager[None]] | None = None,
+) -> AsyncIterator[None]:
     """Give everything in the block `seconds` together, then kill the connection; translates like `translate`.
 
     The timer ends the connection rather than the task: in a black hole the driver's own clean-up (a ROLLBACK,
@@ -158,7 +165,7 @@ async def deadline(connection: Connection, seconds: float) -> AsyncIterator[None
     """
     limit = _Limit(connection, seconds)
     try:
-        with translate():
+        with (border or translate)():
             yield
     except Exception as error:
         if limit.cancelled_by_others():

@@ -49,9 +49,12 @@ async def claim_workflows(
     names: Sequence[str],
     timeouts: Sequence[float | None],
     most: int,
+    running: Sequence[str] | None = None,
 ) -> list[Claimed]:
-    """Takes up to `most` free workflows of these names. None, if the executor is fenced."""
-    rows = await connection.fetch(sql["workflows.claim"], executor, names, timeouts, most)
+    """Takes up to `most` free workflows of these names; with `running`, also what this executor owns but does
+    not run. None, if it is fenced.
+    """
+    rows = await connection.fetch(sql["workflows.claim"], executor, names, timeouts, most, running)
     return [Claimed(*row) for row in rows]
 
 
