@@ -86,16 +86,17 @@ $$;
 -- Takes free workflows of these names: new ones, and what a fenced executor has left. timeouts: of each name, seconds or NULL.
 -- Never blocks on another claimer; nothing is given to an executor that is fenced.
 -- running: NULL, or all that this executor runs; then it also takes what it owns and does not run: the fruit of a claim
--- whose reply was lost.
+-- whose reply was lost. number: of this try, ever larger; a try that comes after a later one takes nothing.
 create or replace function holdfast.claim_workflows(
-    me integer, names text[], timeouts double precision[], most integer, running text[])
+    me integer, number integer, names text[], timeouts double precision[], most integer, running text[])
 returns table (id text, name text, epoch integer, input bytea, cancelling boolean, parent_id text, remaining double precision)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
 $$
 begin
     perform pg_advisory_xact_lock_shared(hashtext('holdfast.fence'), me);
-    if not exists (select from holdfast.executors e where e.id = me and e.fenced_at is null) then
+    update holdfast.executors e set last_claim = number where e.id = me and e.fenced_at is null and e.last_claim < number;
+    if not found then
         return;
     end if;
     return query

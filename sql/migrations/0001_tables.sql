@@ -6,6 +6,7 @@ create table holdfast.executors (
     app_version   text,
     started_at    timestamptz not null,
     heartbeat_at  timestamptz not null,
+    last_claim    integer not null default 0,
     fenced_at     timestamptz
 );
 

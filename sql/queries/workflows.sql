@@ -1,6 +1,6 @@
 -- name: claim
 -- Takes free workflows for this executor; see holdfast.claim_workflows.
-select id, name, epoch, input, cancelling, parent_id, remaining from holdfast.claim_workflows($1, $2, $3, $4, $5);
+select id, name, epoch, input, cancelling, parent_id, remaining from holdfast.claim_workflows($1, $2, $3, $4, $5, $6);
 
 -- name: cancel
 -- Asks a workflow and its children to end; gives each that was active.

@@ -173,11 +173,11 @@ async def test_claiming_free_workflows_reads_only_those(
 ) -> None:
     executor, _ = await begin(connection, 1)
     claim = SQL["workflows.claim"]
-    for _ in range(8):
-        assert not await connection.fetch(claim, executor, ["w"], [None], 100, None)
+    for number in range(1, 9):
+        assert not await connection.fetch(claim, executor, number, ["w"], [None], 100, None)
     await grow(connection)
     new = [Start(id=f"n{n}", name="w", token=uuid4(), here=False, input=b"[]") for n in range(30)]
     await commit(connection, executor, *new)
     before = await reads(connection)
-    assert len(await connection.fetch(claim, executor, ["w"], [None], 100, None)) == len(new)
+    assert len(await connection.fetch(claim, executor, 9, ["w"], [None], 100, None)) == len(new)
     assert (await reads(connection))["workflows"] - before["workflows"] <= 6 * len(new)

@@ -52,6 +52,7 @@ class Executor:
         self._parked: dict[str, Run] = {}
         self._context: Context | None = None
         self._closing = False
+        self._claims = 0
         self._left = asyncio.Event()
 
     @property
@@ -134,13 +135,26 @@ class Executor:
         async def claim(connection: Connection) -> list[Claimed]:
             # A first try whose reply was lost may have taken workflows that nobody runs now.
             nonlocal tried
+            if executor != self.lease.executor:
+                return []
+            self._claims += 1
             running = [*self.runs, *self._parked] if tried else None
             tried = True
             return await workflows.claim_workflows(
-                connection, self.engine.sql, executor, self._names, self._timeouts, MOST_CLAIMED, running
+                connection,
+                self.engine.sql,
+                executor,
+                self._claims,
+                self._names,
+                self._timeouts,
+                MOST_CLAIMED,
+                running,
             )
 
-        return await self.engine.ask(claim, insist=True) or None
+        claimed = await self.engine.ask(claim, insist=True)
+        if executor != self.lease.executor:
+            return None  # what was taken was taken by an executor that is no more: it is freed with it
+        return claimed or None
 
     async def _begin(self, claimed: Sequence[Claimed]) -> None:
         """Runs what has just been taken; what ran before reads its journal, all of them in one query [W3]."""
@@ -162,9 +176,12 @@ class Executor:
         self.waiters.wake(_keys.wake_key("executor", str(executor)))
 
     def launch(self, run: Run, data: bytes, remaining: float | None, *, cancelling: bool = False) -> None:
-        """Begins a run, unless one of this id is here already; `remaining`: seconds until its own timeout."""
-        if run.workflow_id in self.runs or self._closing:
+        """Begins a run, unless it is here already; `remaining`: seconds until its own timeout."""
+        known = self.runs.get(run.workflow_id)
+        if self._closing or (known is not None and known.owner.epoch >= run.owner.epoch):
             return
+        if known is not None:
+            known.stop()  # it does not know yet that it has been taken over
         self.runs[run.workflow_id] = run
         self._spawn(self._live(run, data, remaining), f"workflow {run.workflow_id}")
         if cancelling:

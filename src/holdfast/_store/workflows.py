@@ -46,15 +46,16 @@ async def claim_workflows(
     connection: Connection,
     sql: Statements,
     executor: int,
+    number: int,
     names: Sequence[str],
     timeouts: Sequence[float | None],
     most: int,
     running: Sequence[str] | None = None,
 ) -> list[Claimed]:
     """Takes up to `most` free workflows of these names; with `running`, also what this executor owns but does
-    not run. None, if it is fenced.
+    not run. `number` is of this try, ever larger. None, if it is fenced.
     """
-    rows = await connection.fetch(sql["workflows.claim"], executor, names, timeouts, most, running)
+    rows = await connection.fetch(sql["workflows.claim"], executor, number, names, timeouts, most, running)
     return [Claimed(*row) for row in rows]
 
 
