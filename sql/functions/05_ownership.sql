@@ -2,15 +2,18 @@
 -- (holdfast.alive, id), which falls the moment the process dies, and its heartbeat is fresh by the database's clock.
 -- Fenced: none of its batches can land any more [W14].
 
--- A new executor, alive from now on: the calling session holds its lock.
-create or replace function holdfast.register_executor(executor_name text, version text) returns integer
+-- A new executor, alive from now on: the calling session holds its lock. It promises a heartbeat every so many seconds, and
+-- to stop by itself when none has got through for the time of its lease.
+create or replace function holdfast.register_executor(
+    executor_name text, version text, every double precision default 1, lease_time double precision default 10
+) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
 declare
     executor integer;
 begin
-    insert into holdfast.executors (name, app_version, started_at, heartbeat_at)
-    values (executor_name, version, holdfast.now(), holdfast.now()) returning id into executor;
+    insert into holdfast.executors (name, app_version, started_at, heartbeat_at, heartbeat, lease)
+    values (executor_name, version, holdfast.now(), holdfast.now(), every, lease_time) returning id into executor;
     perform pg_advisory_lock(hashtext('holdfast.alive'), executor);
     return executor;
 end
@@ -18,28 +21,37 @@ $$;
 
 -- The heartbeat and the bell to oneself, in one statement. False: this executor has been fenced.
 -- held: the calling session already holds the lock; a new session takes it as soon as the old one has let go.
+-- suspects: some other executor has missed its heartbeat: worth a closer look.
 create or replace function holdfast.beat(executor integer, held boolean, channel text, bell text)
-returns table (alive boolean, locked boolean)
+returns table (alive boolean, locked boolean, suspects boolean)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
 begin
     perform pg_notify(channel, bell);
     alive := true;
     locked := held;
+    suspects := false;
     if executor is not null then
         update holdfast.executors e set heartbeat_at = holdfast.now() where e.id = executor and e.fenced_at is null;
         alive := found;
         if alive and not held then
             locked := pg_try_advisory_lock(hashtext('holdfast.alive'), executor);
         end if;
+        suspects := exists (
+            select from holdfast.executors e
+            where e.fenced_at is null and e.id <> executor
+                and e.heartbeat_at < holdfast.now() - make_interval(secs => 1.5 * e.heartbeat));
     end if;
     return next;
 end
 $$;
 
--- Executors that are not fenced, and what can be seen of their life: is the lock held, how old is the heartbeat (seconds).
+-- Executors that are not fenced, and what can be seen of their life: is the lock held, and how old is the heartbeat, in
+-- heartbeats and in leases of that executor.
 create or replace function holdfast.list_executors(except_id integer)
-returns table (id integer, name text, locked boolean, silent double precision, heartbeat_at timestamptz)
+returns table (
+    id integer, name text, locked boolean, beats_missed double precision, leases_missed double precision,
+    heartbeat_at timestamptz)
 language sql volatile set search_path = pg_catalog, pg_temp as
 $$
     select e.id, e.name,
@@ -48,7 +60,8 @@ $$
             where l.locktype = 'advisory' and l.objsubid = 2 and l.granted
                 and l.database = (select d.oid from pg_database d where d.datname = current_database())
                 and l.classid = hashtext('holdfast.alive')::bigint::bit(32)::bigint::oid and l.objid = e.id::oid),
-        extract(epoch from holdfast.now() - e.heartbeat_at)::double precision, e.heartbeat_at
+        extract(epoch from holdfast.now() - e.heartbeat_at)::double precision / e.heartbeat,
+        extract(epoch from holdfast.now() - e.heartbeat_at)::double precision / e.lease, e.heartbeat_at
     from holdfast.executors e
     where e.fenced_at is null and e.id is distinct from except_id
     order by e.id

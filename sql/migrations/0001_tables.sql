@@ -6,6 +6,8 @@ create table holdfast.executors (
     app_version   text,
     started_at    timestamptz not null,
     heartbeat_at  timestamptz not null,
+    heartbeat     double precision not null default 1,
+    lease         double precision not null default 10,
     last_claim    integer not null default 0,
     fenced_at     timestamptz
 );

@@ -1,14 +1,14 @@
 -- name: register
 -- A new executor; the session holds its lock.
-select holdfast.register_executor($1, $2);
+select holdfast.register_executor($1, $2, $3, $4);
 
 -- name: beat
 -- Heartbeat and bell to oneself in one statement.
-select alive, locked from holdfast.beat($1, $2, $3, $4);
+select alive, locked, suspects from holdfast.beat($1, $2, $3, $4);
 
 -- name: list
 -- Executors that are not fenced, and what can be seen of their life.
-select id, name, locked, silent, heartbeat_at from holdfast.list_executors($1);
+select id, name, locked, beats_missed, leases_missed, heartbeat_at from holdfast.list_executors($1);
 
 -- name: fence
 -- Declares an executor dead and frees its workflows.

@@ -112,7 +112,6 @@ async def _fenced(database: Connection, executor: int) -> bool:
     )
 
 
-@pytest.mark.xfail(run=False, reason="a runtime looks for the dead only when it becomes an executor")
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 async def test_w13_a_living_runtime_succeeds_a_process_that_dies(
     processes: Processes, database: Connection, dsn: str, fault: signal.Signals

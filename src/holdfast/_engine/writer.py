@@ -9,12 +9,11 @@ the calls, and a lane has one batch in flight. Callers are answered in that same
 
 What can go wrong, and what it means:
 - The connection is lost: whether the batch was committed is unknown. It is sent again, marked `again`;
-identities made
-  before the first try, and the lane's lock, see to it that nothing is done twice. That goes on until
-  `database_patience` has passed for a record, which then fails with DatabaseUnavailable.
+  identities made before the first try, and the lane's lock, see to it that nothing is done twice. That goes on
+  until `database_patience` has passed for a record, which then fails with DatabaseUnavailable.
 - The data is refused: the batch is split until the bad record stands alone; it alone fails.
-- A caller is cancelled: a record still queued is withdrawn; one in flight is waited for, and undone if it
-took something.
+- A caller is cancelled: a record still queued is withdrawn; one in flight that belongs to a workflow is waited
+  for, and undone if it took something.
 - The backlog is full: callers wait for room, which comes when it has shrunk to half.
 """
 

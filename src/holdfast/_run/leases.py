@@ -5,14 +5,13 @@ An executor is one incarnation of a process: a row with a heartbeat by the datab
 lock held by the listener's session, which falls the moment the process dies. Three rules make that safe:
 
 - Nobody writes for a workflow without the executor's fence, inside the commit. Who declares an executor dead
-fences it
-  first; after that none of its batches can land [W14]. So a wrong guess costs time, never truth.
-- A silent heartbeat, older than the lease, is proof of death. A fallen lock is a hint: it is believed only
-when it is
-  still down, and the heartbeat has not moved, after a grace of one heartbeat.
+  fences it first; after that none of its batches can land [W14]. So a wrong guess costs time, never truth.
+- A heartbeat older than the lease is proof of death. A fallen lock is a hint: it is believed when the
+  heartbeat is missing as well. Nobody asks for that again and again: each heartbeat is told, in its answer,
+  whether another's is missing [N1].
 - This executor counts its own lease by its own monotonic clock, from before it sent its last renewal. When
-that has run
-  out, it stops its runs by itself, whatever the database may think, and begins anew as another executor.
+  that has run out, it stops its runs by itself, whatever the database may think, and begins anew as another
+  executor.
 """
 
 import asyncio
@@ -25,6 +24,8 @@ from holdfast._store import executors
 from holdfast._store.connection import Connection
 from holdfast._store.executors import ExecutorRow
 
+GRACE = 1.5
+"""Heartbeats after which one whose lock has fallen is believed to be dead."""
 FENCE_PATIENCE = 0.5
 """Seconds that a fence may be kept waiting by a batch in flight before its session is ended."""
 
@@ -51,7 +52,7 @@ class Lease:
         self._held = False
         self._former: list[int] = []
         self._expiry: asyncio.TimerHandle | None = None
-        self._registered = asyncio.Event()
+        self._look = asyncio.Event()
         self._released = False
 
     async def connected(self, connection: Connection) -> None:
@@ -78,6 +79,8 @@ class Lease:
             await self._register(connection)
         else:
             self._extend(sent)
+            if beat.suspects:
+                self._look.set()
 
     def lost(self) -> None:
         """The session is gone, and its lock with it; the lease still runs."""
@@ -93,12 +96,12 @@ class Lease:
             await self._fence(executor)
 
     async def recover(self) -> None:
-        """Frees the workflows of dead executors, each time this process has become an executor. Until
-        cancelled.
+        """Frees the workflows of dead executors: when this process has become an executor, and when a
+        heartbeat has been told that another's is missing. Until cancelled.
         """
         while True:
-            await self._registered.wait()
-            self._registered.clear()
+            await self._look.wait()
+            self._look.clear()
             for former in tuple(self._former):
                 await self._fence(former)
                 self._former.remove(former)
@@ -106,11 +109,14 @@ class Lease:
 
     async def _register(self, connection: Connection) -> None:
         sent = _clock.monotonic()
-        self.executor = await executors.register(connection, self._engine.sql, self._name, self._app_version)
+        settings = self._engine.settings
+        self.executor = await executors.register(
+            connection, self._engine.sql, self._name, self._app_version, settings.heartbeat, settings.lease
+        )
         self._engine.writer.executor = self.executor
         self._held = True
         self._extend(sent)
-        self._registered.set()
+        self._look.set()
         self._tenant.renewed()
         signal("lease.registered", executor=self.executor)
 
@@ -142,8 +148,8 @@ class Lease:
             self._expiry = None
 
     async def _recover_others(self) -> None:
-        suspects = {row.id: row for row in await self._list() if not row.locked or self._silent(row)}
-        dead = [row for row in suspects.values() if self._silent(row)]
+        suspects = {row.id: row for row in await self._list() if not row.locked or _dead(row)}
+        dead = [row for row in suspects.values() if _dead(row)]
         for row in dead:
             await self._take_from(row)
         if len(dead) == len(suspects):
@@ -154,9 +160,6 @@ class Lease:
             before = suspects.get(row.id)
             if before is not None and not row.locked and row.heartbeat_at == before.heartbeat_at:
                 await self._take_from(row)
-
-    def _silent(self, row: ExecutorRow) -> bool:
-        return row.silent > self._engine.settings.lease
 
     async def _take_from(self, row: ExecutorRow) -> None:
         freed = await self._fence(row.id)
@@ -181,3 +184,8 @@ class Lease:
                 return await executors.fence(connection, self._engine.sql, executor, self._engine.channel)
 
         return await self._engine.ask(fence, insist=True)
+
+
+def _dead(row: ExecutorRow) -> bool:
+    """Has it been silent for its whole lease, or has it let go of its lock and missed a heartbeat since?"""
+    return row.leases_missed > 1 or (not row.locked and row.beats_missed > GRACE)

@@ -9,14 +9,15 @@ from holdfast._store.connection import Connection
 
 
 class ExecutorRow(msgspec.Struct, frozen=True, gc=False):
-    """What can be seen of another executor's life; `silent`: seconds since its heartbeat, by the database's
-    clock.
+    """What can be seen of another executor's life: `beats_missed` and `leases_missed` are the age of its
+    heartbeat, by the database's clock, in heartbeats and in leases of that executor.
     """
 
     id: int
     name: str
     locked: bool
-    silent: float
+    beats_missed: float
+    leases_missed: float
     heartbeat_at: datetime
 
 
@@ -25,11 +26,19 @@ class Beat(msgspec.Struct, frozen=True, gc=False):
 
     alive: bool
     locked: bool
+    suspects: bool
 
 
-async def register(connection: Connection, sql: Statements, name: str, app_version: str | None) -> int:
+async def register(
+    connection: Connection,
+    sql: Statements,
+    name: str,
+    app_version: str | None,
+    heartbeat: float,
+    lease: float,
+) -> int:
     """A new executor, whose lock this session holds; its id."""
-    return int(await connection.fetchval(sql["executors.register"], name, app_version))
+    return int(await connection.fetchval(sql["executors.register"], name, app_version, heartbeat, lease))
 
 
 async def beat(
@@ -38,7 +47,7 @@ async def beat(
     """Heartbeat and bell to oneself in one statement."""
     row = await connection.fetchrow(sql["executors.beat"], executor, held, channel, bell)
     assert row is not None
-    return Beat(row[0], row[1])
+    return Beat(row[0], row[1], row[2])
 
 
 async def list_executors(connection: Connection, sql: Statements, but: int | None) -> list[ExecutorRow]:
