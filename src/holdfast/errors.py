@@ -212,7 +212,7 @@ class StepFailed(HoldfastError):
         """Take these as `.errors`, and the last of them as the cause."""
         self.errors = tuple(errors)
         if self.errors:
-            self.__cause__ = self.errors[-1]
+            self.__cause__: BaseException | None = self.errors[-1]
 
     def __str__(self) -> str:
         last = f"; the last error was {type(self.errors[-1]).__qualname__}" if self.errors else ""

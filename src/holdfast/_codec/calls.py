@@ -50,8 +50,8 @@ class Parameters:
     """
 
     def __init__(self, fn: Callable[..., Any], localns: Mapping[str, Any] | None = None) -> None:
-        self.name = fn.__qualname__.rpartition("<locals>.")[2]
-        self.signature = inspect.signature(fn)
+        self.name: str = fn.__qualname__.rpartition("<locals>.")[2]
+        self.signature: inspect.Signature = inspect.signature(fn)
         self._fn = inspect.unwrap(fn)
         self._localns = {**_closed_over(self._fn), **(localns or {})}
         self._enough, self._most = self._counts()

@@ -29,7 +29,7 @@ class Codec:
     __slots__ = ("_max_payload", "_payload_codec", "schema")
 
     def __init__(self, schema: str, max_payload: int, payload_codec: PayloadCodec | None = None) -> None:
-        self.schema = schema
+        self.schema: str = schema
         self._max_payload = max_payload
         self._payload_codec = payload_codec
 

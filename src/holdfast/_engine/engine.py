@@ -76,21 +76,21 @@ class Engine:
         app_version: str | None = None,
         migrate: bool = True,
     ) -> None:
-        self.codec = Codec(schema, settings.max_payload, settings.codec)
+        self.codec: Codec = Codec(schema, settings.max_payload, settings.codec)
         self.errors = errors
-        self.id = secrets.token_hex(8)
+        self.id: str = secrets.token_hex(8)
         self.schema = schema
         self.settings = settings
-        self.sql = statements.load(schema)
-        self.channel = _keys.channel(schema)
-        self.waiters = Waiters()
-        self.pool = Pool(dsn, settings.pool_size, settings.database_patience)
+        self.sql: statements.Statements = statements.load(schema)
+        self.channel: str = _keys.channel(schema)
+        self.waiters: Waiters = Waiters()
+        self.pool: Pool = Pool(dsn, settings.pool_size, settings.database_patience)
         """For what users hold for as long as they like: transactions."""
         self._service = Pool(dsn, SERVICE_CONNECTIONS, settings.database_patience, role="service")
-        self.writer = Writer(
+        self.writer: Writer = Writer(
             dsn, self.sql["commits.batch"], self.channel, self.id, self.waiters, settings, app_version
         )
-        self.lookups = Lookups(dsn, self.sql, settings)
+        self.lookups: Lookups = Lookups(dsn, self.sql, settings)
         self.heart: Heart = Bell(self)
         self._dsn = dsn
         self._listen_dsn = listen_dsn or dsn

@@ -47,7 +47,7 @@ class Lookups:
         self._dsn = dsn
         self._sql = sql
         self._settings = settings
-        self.closed = False
+        self.closed: bool = False
         self._asked: list[_Question] = []
         self._answering: list[_Question] = []
         self._filled = asyncio.Event()

@@ -9,11 +9,11 @@ the calls, and a lane has one batch in flight. Callers are answered in that same
 
 What can go wrong, and what it means:
 - The connection is lost: whether the batch was committed is unknown. It is sent again, marked `again`;
-  identities made before the first try, and the lane's lock, see to it that nothing is done twice. That goes on
-  until `database_patience` has passed for a record, which then fails with DatabaseUnavailable.
+  identities made before the first try, and the lane's lock, see to it that nothing is done twice. That goes
+  on until `database_patience` has passed for a record, which then fails with DatabaseUnavailable.
 - The data is refused: the batch is split until the bad record stands alone; it alone fails.
-- A caller is cancelled: a record still queued is withdrawn; one in flight that belongs to a workflow is waited
-  for, and undone if it took something.
+- A caller is cancelled: a record still queued is withdrawn; one in flight that belongs to a workflow is
+  waited for, and undone if it took something.
 - The backlog is full: callers wait for room, which comes when it has shrunk to half.
 """
 
@@ -68,10 +68,10 @@ class Submission:
     __slots__ = ("born", "future", "late", "record", "sent")
 
     def __init__(self, record: Record, future: "asyncio.Future[Answers]") -> None:
-        self.record = record
-        self.future = future
-        self.born = _clock.monotonic()
-        self.sent = False
+        self.record: Record = record
+        self.future: asyncio.Future[Answers] = future
+        self.born: float = _clock.monotonic()
+        self.sent: bool = False
         self.late: asyncio.Future[Answers] | None = None
 
     @property
@@ -104,9 +104,9 @@ class Job:
     __slots__ = ("act", "begun", "future")
 
     def __init__(self, act: Callable[[], Awaitable[Any]], future: "asyncio.Future[Any]") -> None:
-        self.act = act
-        self.future = future
-        self.begun = False
+        self.act: Callable[[], Awaitable[Any]] = act
+        self.future: asyncio.Future[Any] = future
+        self.begun: bool = False
 
     async def carry_out(self) -> None:
         """Does it, unless whoever wanted it has gone."""
@@ -140,7 +140,7 @@ class Writer:
         app_version: str | None,
     ) -> None:
         self.executor: int | None = None
-        self.closed = False
+        self.closed: bool = False
         self.settings = settings
         self._dsn = dsn
         self._statement = statement
@@ -148,7 +148,7 @@ class Writer:
         self._mark = mark
         self._waiters = waiters
         self._app_version = app_version
-        self.lanes = [Lane(self, number) for number in range(LANES)]
+        self.lanes: list[Lane] = [Lane(self, number) for number in range(LANES)]
 
     def lane(self, workflow_id: str) -> "Lane":
         """The lane in which everything of this workflow goes."""
@@ -256,7 +256,9 @@ class Lane:
     def __init__(self, writer: Writer, number: int) -> None:
         self.queue: deque[Submission] = deque()
         self.number = number
-        self.batches = self.records = self.repeated = 0
+        self.batches: int = 0
+        self.records: int = 0
+        self.repeated: int = 0
         self._jobs: list[Job] = []
         self._writer = writer
         self._filled = asyncio.Event()

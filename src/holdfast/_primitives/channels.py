@@ -18,7 +18,7 @@ class Channel(Generic[T]):
     noun = "channel"
 
     def __init__(self, name: str) -> None:
-        self.name = _keys.check_name(name, self.noun)
+        self.name: str = _keys.check_name(name, self.noun)
 
     @property
     def type(self) -> Any:

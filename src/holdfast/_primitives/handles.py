@@ -46,7 +46,7 @@ class Handle(Generic[R_co]):
     __slots__ = ("_engine", "_type", "id")
 
     def __init__(self, engine: Engine, workflow_id: str, type: object) -> None:
-        self.id = _keys.check_workflow_id(workflow_id)
+        self.id: str = _keys.check_workflow_id(workflow_id)
         self._engine = engine
         self._type = type
 

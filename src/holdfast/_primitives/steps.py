@@ -24,6 +24,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 RetryOn = type[BaseException] | Sequence[type[BaseException]] | Callable[[Exception], bool]
+Accepts = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], bool]
 MOST_ATTEMPTS = 32_767
 
 
@@ -48,13 +49,13 @@ class Policy:
             )
         if base < 1:
             raise ConfigurationError("wait_exp_base must be at least 1")
-        self.attempts = attempts
-        self.initial = seconds_of(initial) or 0.0
-        self.maximum = seconds_of(maximum) or 0.0
-        self.base = base
-        self.jitter = seconds_of(jitter) or 0.0
-        self.retry_on = retry_on if not isinstance(retry_on, Sequence) else tuple(retry_on)
-        self.timeout = seconds_of(timeout)
+        self.attempts: int = attempts
+        self.initial: float = seconds_of(initial) or 0.0
+        self.maximum: float = seconds_of(maximum) or 0.0
+        self.base: float = base
+        self.jitter: float = seconds_of(jitter) or 0.0
+        self.retry_on: Accepts = retry_on if not isinstance(retry_on, Sequence) else tuple(retry_on)
+        self.timeout: float | None = seconds_of(timeout)
 
     def retries(self, error: Exception) -> bool:
         """Is this an error after which the step may be tried again?"""
@@ -112,10 +113,10 @@ class StepCall(Operation[Any]):
     kind: ClassVar[str] = "step"
 
     def __init__(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.step = step
-        self.name = step.name
-        self.args = args
-        self.kwargs = kwargs
+        self.step: Step[..., Any] = step
+        self.name: str = step.name
+        self.args: tuple[Any, ...] = args
+        self.kwargs: dict[str, Any] = kwargs
 
     async def perform(self, run: Run, step_id: str) -> Answer:
         begun = _clock.monotonic()

@@ -216,9 +216,9 @@ class Reader(AsyncIterator[T], Generic[T]):
     """
 
     def __init__(self, engine: Engine, workflow_id: str, key: str, after: int, type: object) -> None:
-        self.closed = False
-        self.ended = False
-        self.offset = after
+        self.closed: bool = False
+        self.ended: bool = False
+        self.offset: int = after
         """The offset of the last value given; where another reader goes on with `after=`."""
         self._engine = engine
         self._workflow_id = workflow_id

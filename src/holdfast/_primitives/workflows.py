@@ -42,11 +42,11 @@ class Call(Wait[R], Generic[R]):
         returns: Any = Any,
     ) -> None:
         super().__init__(self._run_child)
-        self.name = name
-        self.returns = returns
-        self.args = args
-        self.kwargs = kwargs
-        self.target = target
+        self.name: str = name
+        self.returns: Any = returns
+        self.args: tuple[Any, ...] = args
+        self.kwargs: dict[str, Any] = kwargs
+        self.target: Definition | None = target
 
     def _run_child(self) -> Coroutine[Any, Any, R]:
         branch = current_branch(f"awaiting {self.name}(…)", "from outside, use Runtime.run or Runtime.start")
@@ -67,7 +67,7 @@ class Workflow(Generic[P, R]):
     def __init__(self, fn: Callable[P, Coroutine[Any, Any, R]], definition: Definition) -> None:
         self.fn = fn
         self.definition = definition
-        self.name = definition.name
+        self.name: str = definition.name
         functools.update_wrapper(self, fn)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
@@ -93,7 +93,7 @@ class WorkflowRef(Generic[P, R]):
     """
 
     def __init__(self, name: str) -> None:
-        self.name = _keys.check_name(name, "workflow name")
+        self.name: str = _keys.check_name(name, "workflow name")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Binds arguments; whether they fit is found out where the workflow runs."""

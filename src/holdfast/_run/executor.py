@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from contextvars import Context, copy_context
 
 from holdfast import _keys, _observe
+from holdfast._codec import Codec
 from holdfast._engine.engine import Engine
 from holdfast._engine.waiters import Waiters
 from holdfast._engine.writer import Writer
@@ -41,9 +42,9 @@ class Executor:
     def __init__(self, engine: Engine, registry: Registry, name: str, app_version: str | None) -> None:
         self.engine = engine
         self.registry = registry
-        self.codec = engine.codec
+        self.codec: Codec = engine.codec
         self.runs: dict[str, Run] = {}
-        self.lease = Lease(engine, self, name, app_version)
+        self.lease: Lease = Lease(engine, self, name, app_version)
         engine.heart = self.lease
         self._names = [definition.name for definition in registry]
         self._timeouts = [definition.timeout for definition in registry]

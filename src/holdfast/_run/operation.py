@@ -77,7 +77,7 @@ class Wait(Lazy, Coroutine[Any, Any, T_co], Generic[T_co]):
     ) -> None:
         self._begin: Callable[[], Coroutine[Any, Any, T_co]] | None = begin
         self._coroutine: Coroutine[Any, Any, T_co] | None = None
-        self.operation = operation
+        self.operation: Operation[T_co] | None = operation
 
     def _started(self) -> Coroutine[Any, Any, T_co]:
         if self._coroutine is None:

@@ -21,11 +21,11 @@ class Definition:
         timeout: float | None,
         max_recoveries: int,
     ) -> None:
-        self.fn = fn
-        self.name = name
-        self.parameters = parameters
-        self.timeout = timeout
-        self.max_recoveries = max_recoveries
+        self.fn: Callable[..., Awaitable[Any]] = fn
+        self.name: str = name
+        self.parameters: Parameters = parameters
+        self.timeout: float | None = timeout
+        self.max_recoveries: int = max_recoveries
 
 
 class Registry:

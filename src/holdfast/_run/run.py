@@ -88,20 +88,24 @@ class Run:
     def __init__(
         self, executor: Host, definition: Definition, owner: Owner, recorded: Iterable[JournalRow] = ()
     ) -> None:
-        self.executor = executor
-        self.definition = definition
-        self.owner = owner
-        self.workflow_id = owner.workflow_id
-        self.journal = {record.step_id: record for record in recorded}
-        self.recovering = owner.epoch > 1
+        self.executor: Host = executor
+        self.definition: Definition = definition
+        self.owner: Owner = owner
+        self.workflow_id: str = owner.workflow_id
+        self.journal: dict[str, JournalRow] = {record.step_id: record for record in recorded}
+        self.recovering: bool = owner.epoch > 1
         self.tasks: set[asyncio.Future[Any]] = set()
         finished = [record.step_id for record in self.journal.values() if record.finished]
-        self.turns = Turns(self.tasks, finished, self._call_missing)
+        self.turns: Turns = Turns(self.tasks, finished, self._call_missing)
         self.outstanding: dict[str, None] = {}
         self.interrupted: set[str] | None = None
         self.mailboxes: dict[str, Any] | None = None
-        self.stopped = self.over = self.cancelling = False
-        self.cancel_asked = self.interrupted_again = self.stuck = False
+        self.stopped: bool = False
+        self.over: bool = False
+        self.cancelling: bool = False
+        self.cancel_asked: bool = False
+        self.interrupted_again: bool = False
+        self.stuck: bool = False
         self.cause: BaseException | None = None
         self.parked: NondeterminismError | None = None
 

@@ -49,14 +49,14 @@ class Turns:
     def __init__(
         self, tasks: "set[asyncio.Future[Any]]", recorded: Iterable[str], missing: Callable[[str], None]
     ) -> None:
-        self.tasks = tasks
+        self.tasks: set[asyncio.Future[Any]] = tasks
         # Even an empty deque takes 760 bytes, and most workflows never need one: made when needed.
         found = tuple(recorded)
         self._recorded: deque[str] | None = deque(found) if found else None
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._held: deque[asyncio.Future[None]] | None = None
         self._passing: dict[str, asyncio.Future[None] | None] | None = None
-        self.starting = 0
+        self.starting: int = 0
         """Tasks that are being made: an eager one runs before it is known."""
         self._busy = False
         self._checking = False

@@ -23,7 +23,7 @@ from holdfast.errors import ConfigurationError
 
 __all__ = ["Embedded"]
 
-logger = logging.getLogger("holdfast")
+logger: logging.Logger = logging.getLogger("holdfast")
 
 
 class Embedded:
@@ -49,7 +49,7 @@ class Embedded:
         durable: bool = True,
         options: Mapping[str, str] | None = None,
     ) -> None:
-        self.home = Path(home or os.environ.get("HOLDFAST_HOME") or ".holdfast").absolute()
+        self.home: Path = Path(home or os.environ.get("HOLDFAST_HOME") or ".holdfast").absolute()
         self._durable = durable
         self._options = dict(options or {})
         self._uses: list[int] = []

@@ -86,10 +86,10 @@ class Proxy:
         self._statements: list[_Statement] = []
         self._cuts: list[_Cut] = []
         self.swallowed: frozenset[Direction] = frozenset()
-        self.latency = 0.0
-        self.deaf = False
-        self.refusing = False
-        self.opened = 0
+        self.latency: float = 0.0
+        self.deaf: bool = False
+        self.refusing: bool = False
+        self.opened: int = 0
         """Connections accepted since the start."""
         self.dropped_notifications = 0
 

@@ -26,7 +26,7 @@ from holdfast.errors import ConfigurationError
 
 __all__ = ["Server", "docker_answers", "serve"]
 
-logger = logging.getLogger("holdfast")
+logger: logging.Logger = logging.getLogger("holdfast")
 
 Kind = Literal["url", "docker", "embedded"]
 

@@ -29,7 +29,7 @@ class Actor:
 
     def __init__(self, name: str, process: Process) -> None:
         self.name = name
-        self.pid = process.pid
+        self.pid: int = process.pid
         self.process = process
         self.told: list[Line] = []
         self._news = asyncio.Event()

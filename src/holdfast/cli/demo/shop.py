@@ -62,9 +62,9 @@ class Receipt(msgspec.Struct, frozen=True):
     parcels: list[str]
 
 
-pay_url = hf.Event[Session]("pay_url")
-payments = hf.Topic[Payment]("payment")
-progress = hf.Stream[Progress]("progress")
+pay_url: hf.Event[Session] = hf.Event[Session]("pay_url")
+payments: hf.Topic[Payment] = hf.Topic[Payment]("payment")
+progress: hf.Stream[Progress] = hf.Stream[Progress]("progress")
 
 
 def _runs(step: str, *, message_at: float | None = None) -> None:

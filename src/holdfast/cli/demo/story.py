@@ -15,7 +15,7 @@ from holdfast.cli.demo.shop import NAME, PACKING, RUN, Order, Progress, Receipt,
 from holdfast.cli.exits import Exit
 from holdfast.cli.screen import Screen
 
-checkout = WorkflowRef[[Order], Receipt](NAME)
+checkout: WorkflowRef[[Order], Receipt] = WorkflowRef[[Order], Receipt](NAME)
 
 BOOK = Order("a book", 30, 2)
 SHELF = Order("a shelf", 120, 5)
