@@ -280,7 +280,7 @@ async def test_m8_what_a_cancelled_recv_gives_back_goes_to_the_next_that_waits(
     def cancel() -> None:
         TASKS[to.id][victim].cancel()
 
-    points.at("writer.before_commit", lambda: points.at(moment, cancel))  # behind the commit of the send
+    points.at(moment, cancel)  # the claim goes in the batch of the message
     await to.send(LETTERS, "kept")
     got = await within(5, to.result())
     assert sorted(got) == sorted(["cancelled", "kept", "nothing"])

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from holdfast import _clock, _observe
 from holdfast._engine.waiters import Waiters
+from holdfast._keys import wake_key
 from holdfast._observe import logger
 from holdfast._store.commits import DONE, MOST_RECORDS, Answer, Batch, Record, answers_of, bell_payloads
 from holdfast._store.connection import (
@@ -240,6 +241,14 @@ class Writer:
         for key in batch.bells:
             self._waiters.wake(key)
 
+    def announce(self, lane: "Lane", recipient: tuple[str, str]) -> None:
+        """Wakes a recv of this process that waits for a message which has just been queued in its own lane:
+        so its claim goes in the same batch, behind the message, and both are one commit.
+        """
+        workflow_id, topic = recipient
+        if self.lane(workflow_id) is lane:
+            self._waiters.wake(wake_key("message", workflow_id, topic))
+
     async def open(self, number: int) -> Connection:
         """A connection for a lane."""
         return await connect(self._dsn, role=f"writer {number}")
@@ -281,6 +290,9 @@ class Lane:
         """Queues a record."""
         submission = Submission(record, asyncio.get_running_loop().create_future())
         self.queue.append(submission)
+        recipient = record.recipient
+        if recipient is not None:
+            self._writer.announce(self, recipient)
         self._filled.set()
         if len(self.queue) * LANES >= self._writer.settings.backlog:
             self._room.clear()

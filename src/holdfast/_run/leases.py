@@ -164,7 +164,9 @@ class Lease:
     async def _take_from(self, row: ExecutorRow) -> None:
         freed = await self._fence(row.id)
         if freed:
-            logger.warning("executor %d (%s) is dead: %d workflows go on elsewhere", row.id, row.name, freed)
+            logger.warning(
+                "executor %d (%s) is dead; workflows that go on elsewhere: %d", row.id, row.name, freed
+            )
 
     async def _list(self) -> list[ExecutorRow]:
         async def ask(connection: Connection) -> list[ExecutorRow]:

@@ -141,6 +141,11 @@ class Record(msgspec.Struct, kw_only=True, eq=False, gc=False):
         """About how many bytes of payload it carries."""
         return 0
 
+    @property
+    def recipient(self) -> tuple[str, str] | None:
+        """Workflow and topic of a message: a recv that waits for it may claim in the same batch."""
+        return None
+
 
 class Journaled(Record, kw_only=True):
     """A record with a journal row of its own, unless `step_id` belongs to a step whose body made the call."""
@@ -245,6 +250,10 @@ class OutsideSend(Record, kw_only=True):
         return place + 1
 
     @property
+    def recipient(self) -> tuple[str, str] | None:
+        return self.to, self.topic
+
+    @property
     def lane(self) -> str:
         return self.to
 
@@ -267,6 +276,10 @@ class Send(Journaled, kw_only=True):
             (place, run, self.step_id, self.to, self.topic, self.payload, self.token, self.key)
         )
         batch.bells[wake_key("message", self.to, self.topic)] = None
+
+    @property
+    def recipient(self) -> tuple[str, str] | None:
+        return self.to, self.topic
 
     @property
     def size(self) -> int:
