@@ -40,6 +40,7 @@ _BUILD: Final = _SESSION + 2
 _DISCONNECTED: Final = (
     asyncpg.exceptions.AdminShutdownError,
     asyncpg.exceptions.InterfaceError,
+    asyncpg.exceptions.InternalClientError,  # a statement was cut off in the middle
     asyncpg.exceptions.PostgresConnectionError,
     ConnectionError,
 )
@@ -148,6 +149,9 @@ class _Worker:
             try:
                 return await work(await self._connect())
             except _DISCONNECTED:  # there are tests that end every session they see
+                if self._connection is not None:
+                    self._connection.terminate()
+                    self._connection = None
                 return await work(await self._connect())
 
     async def _connect(self) -> Connection:
