@@ -177,6 +177,13 @@ async def connect(dsn: str) -> Connection:
     return connection
 
 
+async def settled(rt: hf.Runtime) -> None:
+    """Waits until nothing runs here: others may hear of an end before the process that committed it does."""
+    async with asyncio.timeout(5):
+        while rt.executor.runs:
+            await asyncio.sleep(0)
+
+
 async def within(seconds: float, awaited: Awaitable[T]) -> T:
     """What is awaited, in time or not at all."""
     async with asyncio.timeout(seconds):

@@ -12,7 +12,7 @@ import holdfast as hf
 from holdfast._store.connection import Connection
 from holdfast.testing.clock import DatabaseClock
 from holdfast.testing.faults import Proxy
-from tests.processes import Points, Processes, Waits, rows, within
+from tests.processes import Points, Processes, Waits, rows, settled, within
 
 STATE = hf.Event[Any]("state")
 GO = hf.Topic[None]("go")
@@ -222,6 +222,7 @@ async def test_e2_a_get_in_a_workflow_is_woken_by_notification(processes: Proces
     records = there.statistics().writer.records
     await handle.send(GO, None)
     assert await within(2, inside.result()) == "got set"
+    await settled(there)
     assert there.statistics().writer.records == records + 2  # one look, and the end
     assert there.statistics().listener.bells >= 1
 

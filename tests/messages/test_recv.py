@@ -12,7 +12,7 @@ import holdfast as hf
 from holdfast._store.connection import Connection
 from holdfast.testing.clock import DatabaseClock
 from holdfast.testing.faults import Proxy
-from tests.processes import Points, Processes, Waits, rows, within
+from tests.processes import Points, Processes, Waits, rows, settled, within
 
 LETTERS = hf.Topic[Any]("letters")
 GO = hf.Topic[None]("go")
@@ -117,6 +117,7 @@ async def test_m1_a_recv_is_woken_by_notification(processes: Processes, waits: W
     await client.send(to.id, "hello", LETTERS)
     assert await within(2, to.result()) == ["hello"]
     assert points.passed["recv.before_claim"] == 2  # it looked before it waited, and when the bell rang
+    await settled(rt)
     assert rt.statistics().writer.batches == batches + 2  # that look, and the end
     assert rt.statistics().listener.bells >= 1
 
@@ -281,6 +282,7 @@ async def test_w9_a_recv_that_is_served_at_once_writes_no_deadline(
     await to.send(LETTERS, 1)
     rt = await processes.runtime(patient)
     await to.result()
+    await settled(rt)
     assert rt.statistics().writer.records == 2  # the recv, once, and the end
     assert len(await rt.steps(to.id)) == 1
 
