@@ -27,11 +27,14 @@ __all__ = ["DatabaseClock", "ProcessClock"]
 class DatabaseClock:
     """The clock of a test database: every deadline of every workflow in it goes by it.
 
-    Executors stay alive over a jump, as if their heartbeats had gone on. Leaving the block puts it right.
+    Executors stay alive over a jump, as if their heartbeats had gone on. Leaving the block puts it right. A
+    deadline counts from when it is recorded, so wait for that before you jump.
 
     ```python
     async with DatabaseClock(holdfast_dsn) as clock:
         handle = await rt.start(remind_me_in_a_month())
+        while not await rt.steps(handle.id):  # until the sleep is in the journal
+            await asyncio.sleep(0.01)
         await clock.advance(timedelta(days=30))
         await handle.result(timeout=5)
     ```
