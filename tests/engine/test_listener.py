@@ -190,7 +190,7 @@ async def test_n1_an_idle_process_sends_its_heartbeat_and_nothing_else(dsn: str)
         async with asyncio.timeout(5):
             while rig.beats < 6:
                 await asyncio.sleep(0.01)
-        assert len(rig.queries) == rig.beats
+        assert rig.beats - len(rig.queries) in (0, 1)  # one may be on its way
         assert set(rig.queries) == {"select pg_notify($1, $2)"}
         assert rig.lost == 0
 
