@@ -32,7 +32,7 @@ def sleep(seconds: float | timedelta) -> Wait[None]:
     duration = seconds_of(seconds)
     if duration is None:
         raise TypeError("sleep takes a number of seconds or a timedelta")
-    return call(current_branch("sleep", "there, use asyncio.sleep"), Sleep("sleep", duration))
+    return call(current_branch("sleep", "outside, use asyncio.sleep"), Sleep("sleep", duration))
 
 
 def sleep_until(moment: datetime) -> Wait[None]:
@@ -49,7 +49,7 @@ def sleep_until(moment: datetime) -> Wait[None]:
     if moment.tzinfo is None:
         raise ValueError("sleep_until needs a moment with a time zone, such as datetime.now(timezone.utc)")
     return call(
-        current_branch("sleep_until", "there, use asyncio.sleep"), Sleep("sleep_until", moment.timestamp())
+        current_branch("sleep_until", "outside, use asyncio.sleep"), Sleep("sleep_until", moment.timestamp())
     )
 
 
@@ -94,7 +94,7 @@ def random() -> Wait[float]:
 
 
 def _once(kind: str, make: Callable[[], T], type: type[T]) -> Wait[T]:
-    return call(current_branch(kind, f"there, Python's own {kind} will do"), Once(kind, make, type))
+    return call(current_branch(kind, f"outside, Python's own {kind} will do"), Once(kind, make, type))
 
 
 class Once(Operation[Any]):
