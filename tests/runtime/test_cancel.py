@@ -207,8 +207,8 @@ async def test_w10_m8_a_message_that_comes_while_its_recv_is_cancelled_is_there_
     client = await processes.client()
     async with held(dsn, "messages"):
         sending = asyncio.create_task(client.send("one", "hello", "word"))
-        cancelling = asyncio.create_task(handle.cancel())
-        await cancelling
+        await handle.cancel()
+        await until(lambda: _cancelled_here(rt, "one"), "cancelled where it runs")
     await sending
     with pytest.raises(hf.WorkflowCancelled):
         await handle.result(PATIENCE)
@@ -433,3 +433,7 @@ async def test_w10_a_hundred_at_once(processes: Processes, signals: Signals, wai
     results = await asyncio.gather(*(handle.result(PATIENCE) for handle in handles), return_exceptions=True)
     assert {type(result) for result in results} == {hf.WorkflowCancelled}
     assert len(seen) == 100
+
+
+async def _cancelled_here(rt: hf.Runtime, workflow_id: str) -> bool:
+    return rt.executor.runs[workflow_id].cancelling
