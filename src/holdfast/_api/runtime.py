@@ -75,7 +75,7 @@ class Runtime(Client):
         try:
             async with asyncio.TaskGroup() as group:
                 machinery = group.create_task(engine.run(started), name="holdfast engine")
-                running = group.create_task(executor.run(), name="holdfast executor")
+                running = group.create_task(executor.run(started), name="holdfast executor")
                 await stopping.wait()
                 await executor.aclose()
                 running.cancel()

@@ -141,7 +141,7 @@ class Engine:
 
     async def run(self, started: asyncio.Event) -> None:
         """Runs the machinery until cancelled; sets `started` once it listens and can commit."""
-        heart = self.heart
+        heart, heard = self.heart, asyncio.Event()
         self._listener = Listener(
             self._listen_dsn,
             self.channel,
@@ -154,7 +154,8 @@ class Engine:
         )
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._listener.run(started=started), name="holdfast listener")
+                group.create_task(self._listener.run(started=heard), name="holdfast listener")
+                group.create_task(self._start(heard, started), name="holdfast start")
                 group.create_task(self.lookups.run(), name="holdfast lookups")
                 for lane in self.writer.lanes:
                     group.create_task(lane.run(), name=f"holdfast writer {lane.number}")
@@ -163,6 +164,13 @@ class Engine:
             self.waiters.wake_all()
             await self.pool.aclose(CLOSE_PATIENCE)
             await self._service.aclose(CLOSE_PATIENCE)
+
+    async def _start(self, heard: asyncio.Event, started: asyncio.Event) -> None:
+        """The engine can be used once it hears, and its lanes have had their first try at a connection."""
+        await heard.wait()
+        for lane in self.writer.lanes:
+            await lane.warm.wait()
+        started.set()
 
     def context(self, workflow_id: str, kind: str, name: str = "") -> PayloadContext:
         """The identity of a payload: what a codec is told."""

@@ -268,6 +268,7 @@ class Lane:
         self.batches: int = 0
         self.records: int = 0
         self.repeated: int = 0
+        self.warm: asyncio.Event = asyncio.Event()
         self._jobs: list[Job] = []
         self._writer = writer
         self._filled = asyncio.Event()
@@ -332,6 +333,8 @@ class Lane:
             # Nothing is lost: the first batch meets it again, and tells.
             logger.debug("a writer starts without a connection: %s", type(error).__name__)
             self._drop_connection()
+        finally:
+            self.warm.set()
 
     def _abandon(self) -> None:
         """Nobody commits any more: tells those who wait. What was in flight may have been committed."""

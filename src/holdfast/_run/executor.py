@@ -68,9 +68,9 @@ class Executor:
 
     # The life of the executor
 
-    async def run(self) -> None:
-        """Takes and runs workflows until cancelled. Runs are not in the group: one that does not let itself
-        be stopped must not keep the process from leaving.
+    async def run(self, started: asyncio.Event) -> None:
+        """Takes and runs workflows until cancelled, the first once the engine has `started`. Runs are not in
+        the group: one that does not let itself be stopped must not keep the process from leaving.
         """
         self._context = copy_context()
         try:
@@ -78,7 +78,7 @@ class Executor:
                 group.create_task(self.lease.recover(), name="holdfast recovery")
                 group.create_task(self._watch_cancelling(), name="holdfast cancelling")
                 if self._names:
-                    group.create_task(self._dispatch(), name="holdfast dispatcher")
+                    group.create_task(self._dispatch(started), name="holdfast dispatcher")
         finally:
             self.lost()
 
@@ -119,7 +119,8 @@ class Executor:
 
     # Taking workflows
 
-    async def _dispatch(self) -> None:
+    async def _dispatch(self, started: asyncio.Event) -> None:
+        await started.wait()
         keys = [self._work_key, *(_keys.wake_key("work", name) for name in self._names)]
         while True:
             claimed = await self.waiters.until(keys, self._claim)
