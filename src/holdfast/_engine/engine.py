@@ -20,7 +20,7 @@ from holdfast._engine.writer import Writer, WriterStatistics
 from holdfast._observe import logger
 from holdfast._sql import migrate, statements
 from holdfast._store import executors
-from holdfast._store.connection import Connection, ConnectionLost, Retryable, deadline
+from holdfast._store.connection import Connection, ConnectionLost, Retryable, deadline, unavailable
 from holdfast.config import Settings
 from holdfast.errors import DatabaseUnavailable
 from holdfast.types import PayloadContext
@@ -29,7 +29,6 @@ CLOSE_PATIENCE = 0.25
 """Seconds that connections still lent get to come back when the engine ends."""
 SERVICE_CONNECTIONS = 2
 """Connections for the engine's own short calls, so that users' transactions never stand in their way."""
-AWAY = "the database did not answer for as long as Settings.database_patience allows"
 CALL_DEADLINE = 15.0
 """Seconds that one call over the pool may take before its connection is taken for dead."""
 SETUP_DEADLINE = 30.0
@@ -131,7 +130,7 @@ class Engine:
                     return await act(connection)
             except (ConnectionLost, Retryable, DatabaseUnavailable) as error:
                 if not insist and _clock.monotonic() >= until:
-                    raise DatabaseUnavailable(AWAY) from error
+                    raise unavailable(error) from error
             except Exception:
                 # A refused log-in, a missing right, a full disk: may pass, and must not end what never ends.
                 if not insist:

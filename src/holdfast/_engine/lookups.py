@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, TypeVar, overload
 from holdfast import _clock
 from holdfast._observe import logger
 from holdfast._sql.statements import Statements
-from holdfast._store.connection import Connection, ConnectionLost, Retryable, connect, deadline
+from holdfast._store.connection import Connection, ConnectionLost, Retryable, connect, deadline, unavailable
 from holdfast._store.looks import LOOKS, Ended, EventLook, EventNews, ResultLook, StreamLook, StreamNews
 from holdfast.config import Settings
-from holdfast.errors import DatabaseUnavailable, NotRunning
+from holdfast.errors import NotRunning
 
 LOOK_DEADLINE = 15.0
 """Seconds that one query may take before its connection is taken for dead."""
@@ -140,9 +140,5 @@ class Lookups:
             if question.born > oldest:
                 kept.append(question)
             elif not question.future.done():
-                unavailable = DatabaseUnavailable(
-                    "the database did not answer for as long as Settings.database_patience allows"
-                )
-                unavailable.__cause__ = error
-                question.future.set_exception(unavailable)
+                question.future.set_exception(unavailable(error))
         return kept

@@ -36,9 +36,10 @@ from holdfast._store.connection import (
     UniqueViolation,
     connect,
     deadline,
+    unavailable,
 )
 from holdfast.config import Settings
-from holdfast.errors import DatabaseUnavailable, NotRunning, RecordRejected
+from holdfast.errors import NotRunning, RecordRejected
 
 LANES = 2
 MOST_BYTES = 8 * 1024 * 1024
@@ -426,11 +427,7 @@ class Lane:
             if submission.born > oldest:
                 kept.append(submission)
             else:
-                unavailable = DatabaseUnavailable(
-                    "the database did not answer for as long as Settings.database_patience allows"
-                )
-                unavailable.__cause__ = error
-                submission.fail(unavailable)
+                submission.fail(unavailable(error))
         return kept
 
     async def _split(self, submissions: list[Submission], error: DataRejected, *, again: bool = True) -> None:

@@ -22,7 +22,6 @@ from holdfast.errors import ConfigurationError, PayloadError, StepFailed
 
 P = ParamSpec("P")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 RetryOn = type[BaseException] | Sequence[type[BaseException]] | Callable[[Exception], bool]
 Accepts = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], bool]
 MOST_ATTEMPTS = 32_767

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import asyncpg
 import asyncpg.transaction
 
-from holdfast.errors import ConfigurationError, HoldfastError
+from holdfast.errors import ConfigurationError, DatabaseUnavailable, HoldfastError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -32,6 +32,7 @@ __all__ = [
     "deadline",
     "translate",
     "translate_trouble",
+    "unavailable",
 ]
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -245,6 +246,13 @@ def translate_trouble(connection: Connection) -> Iterator[None]:
                 f"the server rolled a transaction back ({error.sqlstate})", error.sqlstate
             ) from error
         raise
+
+
+def unavailable(error: Exception) -> DatabaseUnavailable:
+    """What a caller is told whose patience with the database is over."""
+    told = DatabaseUnavailable("the database did not answer for as long as Settings.database_patience allows")
+    told.__cause__ = error
+    return told
 
 
 def _tells_secrets(error: Exception, translated: StoreError) -> bool:
