@@ -11,7 +11,8 @@
 -- 12: it was to run here, but this executor has lost its lease: it is enqueued instead.
 create or replace function holdfast.commit_starts(
     me integer, alive boolean, owned text[], done integer[], places integer[], runs integer[], steps text[], ids text[], names text[],
-    tokens uuid[], heres boolean[], implieds boolean[], inputs bytea[], timeouts double precision[], version text
+    tokens uuid[], heres boolean[], implieds boolean[], inputs bytea[], timeouts double precision[],
+    attributes text[], version text
 ) returns table (r_place integer, r_code smallint, r_note text)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
@@ -22,14 +23,14 @@ begin
     select count(*) into wanted from unnest(places, runs) as s (place, run)
     where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done);
     insert into holdfast.workflows (id, name, status, executor_id, epoch, claims, start_token, parent_id, parent_step,
-        app_version, input, timeout, deadline, created_at, started_at)
+        app_version, attributes, input, timeout, deadline, created_at, started_at)
     select s.id, s.name, case when s.here and alive then 2 else 0 end, case when s.here and alive then me end,
         case when s.here and alive then 1 else 0 end, case when s.here and alive then 1 else 0 end, s.token,
-        case when s.run > 0 then owned[s.run] end, s.step, version, s.input, s.timeout,
+        case when s.run > 0 then owned[s.run] end, s.step, version, s.attributes::jsonb, s.input, s.timeout,
         case when s.here and alive then holdfast.now() + make_interval(secs => s.timeout) end,
         holdfast.now(), case when s.here and alive then holdfast.now() end
-    from unnest(places, runs, steps, ids, names, tokens, heres, inputs, timeouts)
-        as s (place, run, step, id, name, token, here, input, timeout)
+    from unnest(places, runs, steps, ids, names, tokens, heres, inputs, timeouts, attributes)
+        as s (place, run, step, id, name, token, here, input, timeout, attributes)
     where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done)
     order by s.id, s.place
     on conflict do nothing;
@@ -56,7 +57,7 @@ $$;
 -- [M3], after the end too: the message of that key has been accepted.
 create or replace function holdfast.commit_sends(
     owned text[], done integer[], places integer[], runs integer[], steps text[], destinations text[], topics text[],
-    payloads bytea[], tokens uuid[], keys text[]
+    payloads bytea[], tokens uuid[], keys text[], requests text[]
 ) returns table (r_place integer, r_code smallint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
@@ -64,17 +65,17 @@ begin
     return query
     with wanted as materialized (
         select s.*, w.status, k.taken
-        from unnest(places, runs, steps, destinations, topics, payloads, tokens, keys)
-            as s (place, run, step, destination, topic, payload, token, key)
+        from unnest(places, runs, steps, destinations, topics, payloads, tokens, keys, requests)
+            as s (place, run, step, destination, topic, payload, token, key, request)
         left join lateral (select w.status from holdfast.workflows w where w.id = s.destination limit 1) w on true
         left join lateral (
             select true as taken from holdfast.messages m where m.workflow_id = s.destination and m.dedup_key = s.key limit 1) k
             on s.key is not null and w.status in (3, 4)
         where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done)),
     sent as (
-        insert into holdfast.messages (workflow_id, topic, payload, sender, sender_step, token, dedup_key, created_at)
+        insert into holdfast.messages (workflow_id, topic, payload, sender, sender_step, token, dedup_key, request, created_at)
         select s.destination, s.topic, s.payload, case when s.run > 0 then owned[s.run] end, s.step, s.token, s.key,
-            holdfast.now()
+            s.request, holdfast.now()
         from wanted s
         where s.status not in (3, 4)
         order by s.destination, s.place

@@ -10,15 +10,16 @@ create or replace function holdfast.commit_batch(
     call_outcome smallint[], call_output bytea[], call_attempts smallint[], call_elapsed double precision[], call_open boolean[],
     start_place integer[], start_run integer[], start_step text[], start_id text[], start_name text[], start_token uuid[],
     start_here boolean[], start_implied boolean[], start_input bytea[], start_timeout double precision[],
+    start_attributes text[],
     send_place integer[], send_run integer[], send_step text[], send_to text[], send_topic text[], send_payload bytea[],
-    send_token uuid[], send_key text[],
+    send_token uuid[], send_key text[], send_request text[],
     set_place integer[], set_run integer[], set_step text[], set_key text[], set_payload bytea[], set_token uuid[],
     write_place integer[], write_run integer[], write_step text[], write_key text[], write_payload bytea[],
     write_attempt smallint[], write_token uuid[],
     close_place integer[], close_run integer[], close_step text[], close_key text[],
     undo_place integer[], undo_run integer[], undo_step text[],
     claim_place integer[], claim_run integer[], claim_step text[], claim_kind text[], claim_name text[], claim_target text[],
-    claim_timeout double precision[], claim_interrupted boolean[],
+    claim_timeout double precision[], claim_given smallint[], claim_choice smallint[],
     end_place integer[], end_run integer[], end_status smallint[], end_output bytea[]
 ) returns table (place integer, code smallint, payload bytea, note text, amount double precision)
 language plpgsql volatile
@@ -61,7 +62,7 @@ begin
     end if;
     if cardinality(start_place) > 0 then
         for refused in select * from holdfast.commit_starts(me, alive, owned, done, start_place, start_run, start_step, start_id,
-            start_name, start_token, start_here, start_implied, start_input, start_timeout, app_version)
+            start_name, start_token, start_here, start_implied, start_input, start_timeout, start_attributes, app_version)
         loop
             place := refused.r_place; code := refused.r_code; note := refused.r_note; return next;
             if code = 12 then
@@ -90,7 +91,7 @@ begin
     end if;
     if cardinality(send_place) > 0 then
         for refused in select * from holdfast.commit_sends(
-            owned, done, send_place, send_run, send_step, send_to, send_topic, send_payload, send_token, send_key)
+            owned, done, send_place, send_run, send_step, send_to, send_topic, send_payload, send_token, send_key, send_request)
         loop
             place := refused.r_place; code := refused.r_code; return next;
             if array_position(call_place, place) is not null then
@@ -119,10 +120,10 @@ begin
     end if;
     if cardinality(claim_place) > 0 then
         return query
-        select c.r_place, c.r_code, c.r_payload, null::text, c.r_amount
+        select c.r_place, c.r_code, c.r_payload, c.r_note, c.r_amount
         from holdfast.commit_claims(
             base, owned, claim_place, claim_run, claim_step, claim_kind, claim_name, claim_target, claim_timeout,
-            claim_interrupted) c;
+            claim_given, claim_choice) c;
     end if;
     if cardinality(call_place) > 0 then
         insert into holdfast.steps (workflow_id, step_id, seq, kind, name, target, outcome, attempts, output,

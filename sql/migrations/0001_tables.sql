@@ -1,4 +1,5 @@
--- The tables. Every one leads with the workflow it belongs to. Payloads are JSON in bytea.
+-- The tables. Every one leads with the workflow it belongs to. Payloads are JSON in bytea; `origin` is the workflow for which
+-- a payload was encoded, where that is not the one it belongs to: the other is a fork.
 
 create table holdfast.executors (
     id            integer generated always as identity primary key,
@@ -22,6 +23,8 @@ create table holdfast.workflows (
     executor_id    integer,
     epoch          integer not null default 0,
     claims         integer not null default 0,
+    claim_mark     bigint not null default 0,
+    generation     integer not null default 0,
     start_token    uuid not null,
     parent_id      text collate "C",
     parent_step    text collate "C",
@@ -33,6 +36,7 @@ create table holdfast.workflows (
     attributes     jsonb,
     input          bytea not null,
     output         bytea,
+    origin         text collate "C",
     timeout        double precision,
     deadline       timestamptz,
     wake_at        timestamptz,
@@ -47,6 +51,7 @@ create index workflows_enqueued on holdfast.workflows (name, created_at) where s
 create index workflows_children on holdfast.workflows (parent_id) where parent_id is not null;
 
 -- outcome: see sql/README.md; seq is the order in which calls completed, NULL while a call waits
+-- choice: which of its alternatives a call took, or which block's deadline ended it
 create table holdfast.steps (
     workflow_id  text collate "C" not null,
     step_id      text collate "C" not null,
@@ -56,7 +61,9 @@ create table holdfast.steps (
     target       text,
     outcome      smallint,
     attempts     smallint,
+    choice       smallint,
     output       bytea,
+    origin       text collate "C",
     deadline     timestamptz,
     started_at   timestamptz not null,
     finished_at  timestamptz,
@@ -75,6 +82,7 @@ create table holdfast.messages (
     sender_step  text,
     token        uuid,
     dedup_key    text collate "C",
+    request      text collate "C",
     consumed_by  text collate "C",
     created_at   timestamptz not null
 ) with (fillfactor = 90);
@@ -89,6 +97,7 @@ create table holdfast.events (
     key          text collate "C" not null,
     revision     integer not null,
     payload      bytea not null,
+    origin       text collate "C",
     step_id      text not null,
     token        uuid,
     created_at   timestamptz not null,
@@ -100,6 +109,7 @@ create table holdfast.stream_values (
     key          text collate "C" not null,
     "offset"     bigint not null,
     payload      bytea not null,
+    origin       text collate "C",
     attempt      smallint not null,
     step_id      text not null,
     token        uuid,
@@ -107,11 +117,13 @@ create table holdfast.stream_values (
     primary key (workflow_id, key, "offset")
 );
 
--- A row exists once there is something to say of a stream that its values do not: here, that it is closed.
+-- A row exists once there is something to say of a stream that its values do not: that it is closed, or that its values
+-- before offset `oldest` are no longer kept.
 create table holdfast.streams (
     workflow_id  text collate "C" not null,
     key          text collate "C" not null,
     closed_at    timestamptz,
+    oldest       bigint not null default 0,
     step_id      text not null,
     primary key (workflow_id, key)
 );

@@ -22,7 +22,8 @@ from holdfast.workflows;
 
 create view holdfast.step_list as
 select workflow_id, step_id, seq, kind, name, target,
-    (array['value', 'error', 'interrupted', 'timeout', 'not found', 'finished', 'conflict', 'closed', 'cancelled', 'quarantined'])[outcome + 1] as outcome,
+    (array['value', 'error', 'interrupted', 'timeout', 'not found', 'finished', 'conflict', 'closed', 'cancelled', 'quarantined',
+        null, null, null, 'expired'])[outcome + 1] as outcome,
     attempts, holdfast.as_text(output) as output, deadline, started_at, finished_at
 from holdfast.steps;
 

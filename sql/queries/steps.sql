@@ -1,6 +1,7 @@
 -- name: list_journals
 -- The journals of many workflows in one query, each in the order in which its calls completed; waiting calls last.
-select workflow_id, step_id, seq, kind, name, target, outcome, output, attempts, finished_at is not null as finished
+select workflow_id, step_id, seq, kind, name, target, outcome, output, attempts, finished_at is not null as finished,
+    choice, origin
 from holdfast.steps
 where workflow_id = any ($1::text[])
 order by workflow_id, seq nulls last;

@@ -1,29 +1,27 @@
 """Client: talks to workflows from anywhere. It runs none."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 from typing import Any, Literal, TypeVar, overload
 from uuid import uuid4
 
 from holdfast import _keys
-from holdfast._api.lifecycle import Lifecycle
+from holdfast._api.control import Control
 from holdfast._codec import ErrorRegistry
-from holdfast._engine.engine import Engine, Statistics
+from holdfast._engine.engine import Engine
 from holdfast._observe import point
 from holdfast._primitives import events, messages, streams
 from holdfast._primitives.channels import name_and_type
 from holdfast._primitives.events import Event
-from holdfast._primitives.handles import Handle, cancel_workflow, status_of, to_status
+from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic
 from holdfast._primitives.streams import Reader, Stream
 from holdfast._primitives.workflows import Call, Workflow, WorkflowRef
 from holdfast._store.commits import Answer, Code, Start
-from holdfast._store.steps import StepRow, list_steps
-from holdfast._store.workflows import list_workflows, workflow_exists
 from holdfast.config import Settings, check_schema_name, seconds_of
-from holdfast.errors import WorkflowConflict, WorkflowNotFound
-from holdfast.types import MISSING, Status, StepInfo, WorkflowStatus
+from holdfast.errors import WorkflowConflict
+from holdfast.types import MISSING
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -31,7 +29,7 @@ R = TypeVar("R")
 Existing = Literal["attach", "raise"]
 
 
-class Client(Lifecycle):
+class Client(Control):
     """Starts workflows, sends to them, awaits and reads what they say. Inert until entered.
 
     `dsn`: the argument, else HOLDFAST_DATABASE_URL, else DATABASE_URL, else the embedded PostgreSQL.
@@ -261,68 +259,3 @@ class Client(Lifecycle):
             WorkflowNotFound: if there is no such workflow.
         """
         return streams.open_reader(self.engine, workflow_id, key, after=after, type=type)
-
-    # Managing and looking
-
-    async def cancel(self, workflow_id: str) -> bool:
-        """Asks a workflow and its children to end [W10]; was it active?
-
-        Raises:
-            WorkflowNotFound: if there is none of this id.
-        """
-        return await cancel_workflow(self.engine, workflow_id)
-
-    async def status(self, workflow_id: str) -> WorkflowStatus:
-        """How a workflow stands now.
-
-        Raises:
-            WorkflowNotFound: if there is none of this id.
-        """
-        return await status_of(self.engine, workflow_id)
-
-    async def list(
-        self, *, name: str | None = None, status: Status | str | None = None, limit: int = 100
-    ) -> Sequence[WorkflowStatus]:
-        """Workflows, newest first; of a name, in a status."""
-        code = None if status is None else Status(status).code
-        engine = self.engine
-        rows = await engine.ask(lambda c: list_workflows(c, engine.sql, name, code, limit))
-        return [to_status(engine, row) for row in rows]
-
-    async def steps(self, workflow_id: str) -> Sequence[StepInfo]:
-        """The journal of a workflow: completed calls in their order, then those that wait.
-
-        Raises:
-            WorkflowNotFound: if there is none of this id.
-        """
-        _keys.check_workflow_id(workflow_id)
-        engine = self.engine
-        rows = await engine.ask(lambda c: list_steps(c, engine.sql, workflow_id))
-        if not rows:
-            await self._check_exists(workflow_id)
-        return [self._step_info(workflow_id, row) for row in rows]
-
-    def _step_info(self, workflow_id: str, row: StepRow) -> StepInfo:
-        error = None
-        if row.outcome == Code.ERROR and row.output is not None:
-            context = self.engine.context(row.target or workflow_id, "error", "" if row.target else row.name)
-            error = self.engine.codec.describe_error(row.output, context)
-        elif row.outcome not in (None, Code.VALUE):
-            error = Code(row.outcome or 0).name.lower().replace("_", " ")
-        return StepInfo(
-            step_id=row.step_id,
-            kind=row.kind,
-            name=row.name,
-            started_at=row.started_at,
-            finished_at=row.finished_at,
-            error=error,
-        )
-
-    async def _check_exists(self, workflow_id: str) -> None:
-        engine = self.engine
-        if not await engine.ask(lambda c: workflow_exists(c, engine.sql, workflow_id)):
-            raise WorkflowNotFound(workflow_id)
-
-    def statistics(self) -> Statistics:
-        """Counts of the machinery: batches, records, waiters, bells, connections."""
-        return self.engine.statistics()

@@ -128,10 +128,8 @@ class Recv(Operation[Any]):
     def conclude(self, run: Run, answer: Answer) -> Any:
         if answer.code is Code.VALUE:
             assert answer.payload is not None
-            engine = run.executor.engine
-            return engine.codec.decode(
-                answer.payload, self.type, engine.context(run.workflow_id, "message", self.name)
-            )
+            context = run.context(answer, "message", self.name)
+            return run.executor.engine.codec.decode(answer.payload, self.type, context)
         if answer.code is Code.ERROR:
             raise self.failure(run, answer)
         if self.default is not MISSING:

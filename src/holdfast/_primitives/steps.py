@@ -182,9 +182,8 @@ class StepCall(Operation[Any]):
         if answer.code is not Code.VALUE:
             raise self.failure(run, answer)
         assert answer.payload is not None
-        engine = run.executor.engine
-        context = engine.context(run.workflow_id, "step", self.name)
-        return engine.codec.decode(answer.payload, self.step.parameters.returns, context)
+        context = run.context(answer, "step", self.name)
+        return run.executor.engine.codec.decode(answer.payload, self.step.parameters.returns, context)
 
 
 def _used_up(name: str, errors: list[BaseException]) -> StepFailed:

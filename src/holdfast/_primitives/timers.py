@@ -120,7 +120,5 @@ class Once(Operation[Any]):
     def conclude(self, run: Run, answer: Answer) -> Any:
         if answer.code is Code.ERROR or answer.payload is None:
             raise self.failure(run, answer)
-        engine = run.executor.engine
-        return engine.codec.decode(
-            answer.payload, self.type, engine.context(run.workflow_id, "step", self.name)
-        )
+        context = run.context(answer, "step", self.name)
+        return run.executor.engine.codec.decode(answer.payload, self.type, context)

@@ -80,7 +80,7 @@ class TransactionCall(StepCall):
             run.check()
             row = await run.executor.engine.ask(lambda c: _load(run, c, step_id), insist=True)
             if row is not None:
-                return Answer(Code(row.outcome or 0), row.output)
+                return Answer(Code(row.outcome or 0), row.output, origin=row.origin)
             try:
                 return await self._transact(run, step_id, begun)
             except (ConnectionLost, Retryable):
@@ -162,7 +162,7 @@ class TransactionCall(StepCall):
         if row is None:
             run.executor.lose(run)
             raise WorkflowStopped(f"workflow {run.workflow_id!r} no longer runs in this process")
-        return Answer(Code(row.outcome or 0), row.output)
+        return Answer(Code(row.outcome or 0), row.output, origin=row.origin)
 
     async def _fail(self, run: Run, step_id: str, error: Exception) -> Answer:
         engine = run.executor.engine

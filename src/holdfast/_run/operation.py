@@ -59,7 +59,7 @@ class Operation(Generic[T_co]):
         assert answer.payload is not None, "an error is recorded with its description"
         engine = run.executor.engine
         return engine.codec.decode_error(
-            answer.payload, engine.context(run.workflow_id, "error", self.name), engine.errors
+            answer.payload, run.context(answer, "error", self.name), engine.errors
         )
 
 
@@ -179,7 +179,7 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
 
 async def _record_interruption(run: Run, step_id: str, operation: Operation[Any]) -> None:
     """So that a replay is cancelled at the same place [W10]. A second cancellation must not withdraw it."""
-    claimed = Claim(step_id=step_id, kind=operation.kind, name=operation.name, interrupted=True)
+    claimed = Claim(step_id=step_id, kind=operation.kind, name=operation.name, given=Code.INTERRUPTED)
     await run.insist(Claims(owner=run.owner, claims=(claimed,)))
 
 
@@ -221,7 +221,7 @@ def _check_match(run: Run, record: JournalRow, operation: Operation[Any]) -> Non
 
 
 def _answer(record: JournalRow) -> Answer:
-    return Answer(Code(record.outcome or 0), record.output, record.target, record.attempts)
+    return Answer(Code(record.outcome or 0), record.output, record.target, None, record.choice, record.origin)
 
 
 async def claim(run: Run, claimed: Claim, keys: tuple[str, ...]) -> Answer:

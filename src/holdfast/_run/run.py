@@ -16,9 +16,10 @@ from holdfast._engine.writer import Answers, Received, Writer
 from holdfast._observe import logger
 from holdfast._run.registry import Definition, Registry
 from holdfast._run.turns import Turns
-from holdfast._store.commits import Code, Owner, Record
+from holdfast._store.commits import Answer, Code, Owner, Record
 from holdfast._store.steps import JournalRow
 from holdfast.errors import DatabaseUnavailable, NondeterminismError, NotRunning, WorkflowStopped
+from holdfast.types import PayloadContext
 
 
 class Host(Protocol):
@@ -164,6 +165,10 @@ class Run:
         elif answers[0].code is Code.LOST:
             self.executor.lose(self)
         self.check()
+
+    def context(self, answer: Answer, kind: str, name: str = "") -> PayloadContext:
+        """The identity of a recorded payload of this workflow, or of the one that it is a fork of."""
+        return self.executor.engine.context(answer.origin or self.workflow_id, kind, name)
 
     def check(self) -> None:
         """May this run still act?

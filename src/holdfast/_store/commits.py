@@ -17,14 +17,12 @@ from holdfast._keys import wake_key
 MOST_RECORDS = 8000
 """A batch's places must stay below 8192: `seq` is batch * 8192 + place."""
 
-_WIDTHS = (11, 10, 8, 6, 7, 4, 3, 8, 4)
+_WIDTHS = (11, 11, 9, 6, 7, 4, 3, 9, 4)
 """Columns of calls, starts, sends, sets, writes, closes, undos, claims, ends: the order of `commit_batch`."""
 
 
 class Code(IntEnum):
-    """What became of a record: outcomes as the journal keeps them (0-9), and answers that are never stored
-    (10-12).
-    """
+    """What became of a record: outcomes as the journal keeps them; 10 to 12 are answers, never stored."""
 
     VALUE = 0
     ERROR = 1
@@ -39,15 +37,22 @@ class Code(IntEnum):
     WAIT = 10
     ATTACHED = 11
     LOST = 12
+    EXPIRED = 13
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """What `commit_batch` said of one place."""
+    """What `commit_batch` said of one place, or the journal of a call.
+
+    `choice`: which of its alternatives the call took. `origin`: the workflow for which the payload was
+    encoded, if this one is a fork of it [W12].
+    """
 
     code: Code
     payload: bytes | None = None
     note: str | None = None
     amount: float | None = None
+    choice: int | None = None
+    origin: str | None = None
 
 
 DONE = Answer(Code.VALUE)
@@ -202,6 +207,7 @@ class Start(Record, kw_only=True):
     implied: bool = False
     input: bytes
     timeout: float | None = None
+    attributes: str | None = None
     journal: Journaled | None = None
 
     def add(self, batch: Batch, place: int) -> int:
@@ -220,6 +226,7 @@ class Start(Record, kw_only=True):
                 self.implied,
                 self.input,
                 self.timeout,
+                self.attributes,
             )
         )
         if not self.here:
@@ -243,9 +250,12 @@ class OutsideSend(Record, kw_only=True):
     payload: bytes
     token: UUID
     key: str | None = None
+    request: str | None = None
 
     def add(self, batch: Batch, place: int) -> int:
-        batch.sends.append((place, 0, None, self.to, self.topic, self.payload, self.token, self.key))
+        batch.sends.append(
+            (place, 0, None, self.to, self.topic, self.payload, self.token, self.key, self.request)
+        )
         batch.bells[wake_key("message", self.to, self.topic)] = None
         return place + 1
 
@@ -270,10 +280,11 @@ class Send(Journaled, kw_only=True):
     payload: bytes
     token: UUID | None = None
     key: str | None = None
+    request: str | None = None
 
     def add_effect(self, batch: Batch, place: int, run: int) -> None:
         batch.sends.append(
-            (place, run, self.step_id, self.to, self.topic, self.payload, self.token, self.key)
+            (place, run, self.step_id, self.to, self.topic, self.payload, self.token, self.key, self.request)
         )
         batch.bells[wake_key("message", self.to, self.topic)] = None
 
@@ -334,8 +345,8 @@ class Claim(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One call that takes or waits; `timeout` in seconds, or since the epoch for sleep_until; None waits for
     ever.
 
-    `interrupted`: the call, of whatever kind, takes and waits no longer: its workflow has been cancelled
-    [W10].
+    `given`: the call, of whatever kind, takes and waits no longer: INTERRUPTED, its workflow has been
+    cancelled [W10]; or EXPIRED, the deadline of the block number `choice` around it has passed.
     """
 
     step_id: str
@@ -343,7 +354,8 @@ class Claim(msgspec.Struct, kw_only=True, eq=False, gc=False):
     name: str = ""
     target: str | None = None
     timeout: float | None = None
-    interrupted: bool = False
+    given: Code | None = None
+    choice: int | None = None
 
 
 class Claims(Record, kw_only=True):
@@ -368,7 +380,8 @@ class Claims(Record, kw_only=True):
                     claim.name,
                     claim.target,
                     claim.timeout,
-                    claim.interrupted,
+                    claim.given,
+                    claim.choice,
                 )
             )
             place += 1

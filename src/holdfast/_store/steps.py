@@ -21,6 +21,8 @@ class JournalRow(msgspec.Struct, frozen=True, gc=False):
     output: bytes | None
     attempts: int | None
     finished: bool
+    choice: int | None = None
+    origin: str | None = None
 
 
 class StepRow(msgspec.Struct, frozen=True, gc=False):
@@ -42,7 +44,7 @@ async def list_journals(
     """The journals of many workflows in one query, in the order of completion, waiting calls last [W3]."""
     journals: dict[str, list[JournalRow]] = {}
     for row in await connection.fetch(sql["steps.list_journals"], ids):
-        found = JournalRow(row[1], row[3], row[4], row[5], row[6], row[7], row[8], row[9])
+        found = JournalRow(row[1], row[3], row[4], row[5], row[6], row[7], row[8], row[9], row[10], row[11])
         journals.setdefault(row[0], []).append(found)
     return journals
 
