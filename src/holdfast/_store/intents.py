@@ -17,7 +17,7 @@ from holdfast.errors import ConfigurationError, WorkflowConflict
 
 _ASKED = (
     "conn= takes an asyncpg connection, of a pool or not, or an AsyncSession or AsyncConnection of "
-    "SQLAlchemy over asyncpg, not {}; with another driver, call the SQL functions start and send of the schema"
+    "SQLAlchemy over asyncpg, not {}; with another driver, call the schema's functions start and send"
 )
 _NOT_BEGUN = (
     "SQLAlchemy begins a transaction with its first statement, and this connection has had none: pass the "
