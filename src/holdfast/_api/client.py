@@ -102,9 +102,11 @@ class Client(Control):
 
         `conn`: the caller's own connection to the same database: an asyncpg connection, or an AsyncSession or
         AsyncConnection of SQLAlchemy over asyncpg. Then the workflow begins when the caller's transaction
-        commits, and not at all if that rolls back; without a transaction, at once. It is enqueued, and taken
-        by some runtime, this one perhaps. Until the commit the handle's methods find no workflow. If the id
-        is taken by another workflow while the transaction is open, its COMMIT fails.
+        commits, and not at all if that rolls back; without a transaction, at once. (Give SQLAlchemy's objects
+        themselves: it begins a transaction with its first statement, of which its raw connection knows
+        nothing.) What is started so is enqueued, and taken by some runtime, this one perhaps. Until the
+        commit the handle's methods find no workflow. If another workflow takes the id while the transaction
+        is open, its COMMIT fails.
 
         Raises:
             WorkflowConflict: if the id belongs to another workflow, or exists and `on_existing` is "raise".
