@@ -127,3 +127,31 @@ create table holdfast.streams (
     step_id      text not null,
     primary key (workflow_id, key)
 );
+
+-- What an open transaction of somebody else's (conn= in Python, the functions for SQL) is to do when it commits. It does it
+-- then and not before, so that nobody waits for the end of a transaction that holds an id, a key or a workflow. The rows
+-- live and go within their transaction: to everybody else the table is empty, and nothing of it needs to survive a crash.
+-- kind: start (name: of the definition), send (name: the topic), cancel
+create unlogged table holdfast.intents (
+    transaction  xid8 not null default pg_current_xact_id(),
+    workflow_id  text collate "C" not null,
+    place        bigint not null generated always as identity,
+    kind         text not null,
+    name         text collate "C",
+    payload      bytea,
+    token        uuid not null default gen_random_uuid(),
+    dedup_key    text collate "C",
+    attributes   jsonb,
+    timeout      double precision,
+    app_version  text,
+    strict       boolean not null default false,
+    primary key (transaction, workflow_id, place)
+);
+
+-- Its body is in functions/: a constraint trigger cannot be replaced, what it calls can.
+create function holdfast.settle_intents() returns trigger language plpgsql as
+$$ begin raise 'the functions of this schema are missing'; end $$;
+
+create constraint trigger settle after insert on holdfast.intents
+    deferrable initially deferred for each row execute function holdfast.settle_intents();
+alter table holdfast.intents enable always trigger settle;

@@ -166,6 +166,15 @@ class TestApproval:
         assert await self._decide(None, patience=0.05, reminders=1) == "nobody decided"
 
 
+async def test_outbox(capsys: pytest.CaptureFixture[str]) -> None:
+    module = load("outbox")
+    for order in (17, 18):
+        await asyncio.to_thread(module.main)
+        neither, paid = capsys.readouterr().out.splitlines()
+        assert neither == f"order {order + 1}: neither row nor workflow"
+        assert paid == f"order {order}: a book for 30"
+
+
 async def test_fan_out(capsys: pytest.CaptureFixture[str]) -> None:
     await load("fan_out").main()
     *pages, words = capsys.readouterr().out.splitlines()

@@ -181,3 +181,56 @@ async def test_claiming_free_workflows_reads_only_those(
     before = await reads(connection)
     assert len(await connection.fetch(claim, executor, 9, ["w"], [None], 100, None)) == len(new)
     assert (await reads(connection))["workflows"] - before["workflows"] <= 6 * len(new)
+
+
+async def test_the_functions_for_sql_read_by_key_only_even_with_plans_made_for_empty_tables(
+    connection: asyncpg.Connection[asyncpg.Record],
+) -> None:
+    await connection.execute("select holdfast.start('w', '[]', 'w0')")
+
+    async def use(number: int) -> None:
+        async with connection.transaction():
+            await connection.execute(
+                "select holdfast.start('w', '[]', $1), holdfast.start('w', '[]', 'w0')", f"n{number}"
+            )
+            await connection.execute("select holdfast.send($1, 't', '1', 'k')", f"n{number}")
+            await connection.execute("select holdfast.send('w0', 't', '1', $1)", f"k{number}")
+            await connection.execute("select holdfast.cancel($1)", f"n{number}")
+        await connection.execute("select holdfast.get_event('old1', 'k')")
+        await connection.execute("select * from holdfast.read_stream('old1', 's')")
+
+    for number in range(8):
+        if number == 1:
+            await connection.execute("select holdfast.start('w', '[]', 'old1')")
+        if number:
+            await use(number)
+    await connection.execute("delete from holdfast.workflows where id = 'old1'")
+    await grow(connection)
+    await connection.execute(
+        """
+        insert into holdfast.events (workflow_id, key, revision, payload, step_id, created_at)
+            select 'old1', 'k', n, '1', '1', now() from generate_series(2, 60000) n;
+        insert into holdfast.stream_values (workflow_id, key, "offset", payload, attempt, step_id, created_at)
+            select 'old1', 's', n, '1', 1, '1', now() from generate_series(1, 60000) n;
+        """
+    )
+    before = await reads(connection)
+    for number in range(100, 110):
+        await use(number)
+    after = await reads(connection)
+    for table in ("workflows", "messages", "events", "streams", "intents"):
+        assert after[table] - before[table] <= 300, table
+    assert after["stream_values"] - before["stream_values"] <= 10 * 1000
+
+
+async def test_a_large_transaction_is_settled_in_one_go(
+    connection: asyncpg.Connection[asyncpg.Record],
+) -> None:
+    before = await reads(connection)
+    async with connection.transaction():
+        await connection.execute("select holdfast.start('w', '[]', 'w' || n) from generate_series(1, 3000) n")
+        await connection.execute("select holdfast.send('w1', 't', '1') from generate_series(1, 3000) n")
+    after = await reads(connection)
+    assert await connection.fetchval("select count(*) from holdfast.messages") == 3000
+    assert after["intents"] - before["intents"] <= 12 * 6000
+    assert after["workflows"] - before["workflows"] <= 12 * 6000

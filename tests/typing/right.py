@@ -98,4 +98,7 @@ async def outside(rt: hf.Runtime, client: hf.Client) -> None:
     assert_type(await client.start(remote(Order(3))), hf.Handle[int])
     existing: Literal["attach", "raise"] = "raise"
     await client.start(remote(Order(3)), on_existing=existing)
+    connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect()
+    assert_type(await rt.start(checkout(Order(1)), id="one", conn=connection), hf.Handle[str])
+    await client.send("one", Order(2), payments, key="k", conn=connection)
     assert_type(await fetch("outside a workflow a step just runs"), int)

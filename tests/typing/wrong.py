@@ -38,3 +38,5 @@ async def outside(rt: hf.Runtime) -> None:
     await handle.send(payments, number, topic="x")  # error: call-overload
     wrong: int = await handle.get(pay_url)  # error: arg-type
     await rt.start(checkout(wrong), on_existing="ignore")  # error: arg-type
+    text: str = await rt.start(checkout(3), conn=object())  # error: assignment
+    await rt.run(checkout(3), conn=text)  # error: call-arg

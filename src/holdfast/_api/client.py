@@ -18,6 +18,7 @@ from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic
 from holdfast._primitives.streams import Reader, Stream
 from holdfast._primitives.workflows import Call, Workflow, WorkflowRef
+from holdfast._store import intents
 from holdfast._store.commits import Answer, Code, Start
 from holdfast.config import Settings, check_schema_name, seconds_of
 from holdfast.errors import WorkflowConflict
@@ -91,6 +92,7 @@ class Client(Control):
         id: str | None = None,
         timeout: float | timedelta | None = None,
         on_existing: Existing = "attach",
+        conn: object | None = None,
     ) -> Handle[R]:
         """Starts a workflow; its row is committed when this returns [W1].
 
@@ -98,9 +100,25 @@ class Client(Control):
         `timeout`: seconds that it may take, else what its definition says. What a client starts is taken by
         some runtime that knows the name.
 
+        `conn`: the caller's own connection to the same database: an asyncpg connection, or an AsyncSession or
+        AsyncConnection of SQLAlchemy over asyncpg. Then the workflow begins when the caller's transaction
+        commits, and not at all if that rolls back; without a transaction, at once. (Give SQLAlchemy's objects
+        themselves: it begins a transaction with its first statement, of which its raw connection knows
+        nothing.) What is started so is enqueued, and taken by some runtime, this one perhaps. Until the
+        commit the handle's methods find no workflow. If another workflow takes the id while the transaction
+        is open, its COMMIT fails.
+
         Raises:
             WorkflowConflict: if the id belongs to another workflow, or exists and `on_existing` is "raise".
             PayloadNotSerializable, PayloadTooLarge, InvalidName: before anything is written.
+            TypeError: if `conn` is no such connection.
+            ConfigurationError: if `conn` leads to another database.
+
+        Example:
+            >>> async def order(client: Client, connection: Any, checkout: Workflow[[int], str]) -> None:
+            ...     async with connection.transaction():
+            ...         await connection.execute("insert into orders (id) values (17)")
+            ...         await client.start(checkout(17), id="order-17", conn=connection)
         """
         if not isinstance(call, Call):
             raise TypeError("start takes a call of a workflow, such as start(checkout(order))")
@@ -108,7 +126,10 @@ class Client(Control):
             raise ValueError('on_existing is "attach" or "raise"')
         workflow_id = _keys.new_workflow_id() if id is None else _keys.check_workflow_id(id)
         seconds = seconds_of(timeout)
-        answer = await self._commit_start(call, workflow_id, seconds)
+        if conn is None:
+            answer = await self._commit_start(call, workflow_id, seconds)
+        else:
+            answer = await self._intend_start(call, workflow_id, seconds, conn, on_existing == "raise")
         if answer.code is Code.CONFLICT:
             raise WorkflowConflict(
                 workflow_id, f"workflow {workflow_id!r} exists, and is a {answer.note!r}, not a {call.name!r}"
@@ -123,6 +144,27 @@ class Client(Control):
         (answer,) = await self.engine.writer.commit(record)
         point("outside_start.after_commit")
         return answer
+
+    async def _intend_start(
+        self, call: Call[Any], workflow_id: str, timeout: float | None, conn: object, strict: bool
+    ) -> Answer:
+        self._check_known(call)
+        record = self._start_record(call, workflow_id, timeout, here=False)
+        code, note = await intents.start(
+            await self.engine.callers.admit(conn),
+            self.engine.sql,
+            record.id,
+            record.name,
+            record.input,
+            record.timeout,
+            record.attributes,
+            self._app_version,
+            strict=strict,
+        )
+        return Answer(Code(code), note=note)
+
+    def _check_known(self, call: Call[Any]) -> None:
+        """Refuses a call that could not be started from here. A client refuses none."""
 
     def _start_record(self, call: Call[Any], workflow_id: str, timeout: float | None, *, here: bool) -> Start:
         engine = self.engine
@@ -166,6 +208,7 @@ class Client(Control):
         topic: str | Topic[Any] | None = None,
         *,
         key: str | None = None,
+        conn: object | None = None,
     ) -> None:
         """Sends a message: committed when this returns, and receivable in whatever process the workflow runs
         [M1].
@@ -173,12 +216,16 @@ class Client(Control):
         At least once by nature, if this process dies in between and sends again; with `key` exactly once per
         destination [M3]. A lost connection in between never doubles it.
 
+        `conn`: the caller's own connection, as for `start`: the message is sent when the caller's transaction
+        commits, and not at all if that rolls back. Messages of one transaction keep their order [M5].
+
         Raises:
             WorkflowNotFound: if there is no such workflow [M2].
             WorkflowFinished: if it has ended (SUCCESS or ERROR) [M2].
             PayloadNotSerializable, PayloadTooLarge, InvalidName: before anything is written.
+            TypeError, ConfigurationError: for a `conn` that `start` would not take.
         """
-        await messages.send_from_outside(self.engine, workflow_id, message, topic, key)
+        await messages.send_from_outside(self.engine, workflow_id, message, topic, key, conn)
 
     @overload
     async def get_event(

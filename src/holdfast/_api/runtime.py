@@ -113,6 +113,9 @@ class Runtime(Client):
         point("outside_start.after_commit")
         return answer
 
+    def _check_known(self, call: Call[Any]) -> None:
+        self._definition_of(call)
+
     def _definition_of(self, call: Call[Any]) -> Definition | None:
         """The code to run a call with here; None if only a reference to it is known.
 

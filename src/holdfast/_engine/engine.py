@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from holdfast import _clock, _keys
 from holdfast._backoff import delays
 from holdfast._codec import Codec, ErrorRegistry
+from holdfast._engine.callers import Callers
 from holdfast._engine.listener import Listener, ListenerStatistics
 from holdfast._engine.lookups import Lookups, LookupStatistics
 from holdfast._engine.pool import Pool, PoolStatistics
@@ -89,6 +90,7 @@ class Engine:
         self.writer: Writer = Writer(
             dsn, self.sql["commits.batch"], self.channel, self.id, self.waiters, settings, app_version
         )
+        self.callers: Callers = Callers(self.sql, self.ask)
         self.lookups: Lookups = Lookups(dsn, self.sql, settings)
         self.heart: Heart = Bell(self)
         self._dsn = dsn

@@ -20,6 +20,7 @@ from holdfast._primitives.channels import Channel, name_and_type
 from holdfast._run.context import Branch, StepScope, current_branch, current_scope
 from holdfast._run.operation import Operation, Wait, call, due_of
 from holdfast._run.run import Run
+from holdfast._store import intents
 from holdfast._store.commits import Answer, Claim, Claims, Code, OutsideSend, Send, Undo
 from holdfast.config import seconds_of
 from holdfast.errors import WaitTimeout, WorkflowFinished, WorkflowNotFound
@@ -360,14 +361,26 @@ async def _send_from_step(found: StepScope, to: str, topic: str, message: object
 
 
 async def send_from_outside(
-    engine: Engine, workflow_id: str, message: object, topic: "str | Topic[Any] | None", key: str | None
+    engine: Engine,
+    workflow_id: str,
+    message: object,
+    topic: "str | Topic[Any] | None",
+    key: str | None,
+    conn: object | None = None,
 ) -> None:
-    """Sends a message from outside any workflow: at least once by nature, exactly once with a key [M3]."""
+    """Sends a message from outside any workflow: at least once by nature, exactly once with a key [M3]; on a
+    caller's own connection, exactly once if the caller commits.
+    """
     to = _keys.check_workflow_id(workflow_id)
     name = NO_TOPIC if topic is None else name_and_type(topic, "topic", Any)[0]
     if key is not None:
         _keys.check_name(key, "key")
     payload = engine.codec.encode(message, engine.context(to, "message", name))
+    if conn is not None:
+        connection = await engine.callers.admit(conn)
+        code = await intents.send(connection, engine.sql, to, name, payload, key)
+        check_sent(to, Answer(Code(code)))
+        return
     point("outside_send.before_commit")
     (answer,) = await engine.writer.commit(
         OutsideSend(to=to, topic=name, payload=payload, token=uuid4(), key=key)
