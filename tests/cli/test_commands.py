@@ -85,9 +85,7 @@ async def test_k3_what_a_codec_has_sealed_is_shown_as_far_as_it_can_be(shell: Sh
     assert "SUCCESS" in shown.out
     assert "recv" in shown.out
     assert "its events cannot be read here: stored through a payload codec" in shown.err
-    for workflow_id in ("a1", "f1"):
-        (document,) = (await shell("show", workflow_id, "--json")).documents
-        assert document["id"] == workflow_id
+    (document,) = (await shell("show", "f1", "--json")).documents
     assert document["error"].startswith("(cannot be read here: stored through a payload codec")
     assert len((await shell("list", "--json")).documents) == 2
     event = await shell("event", "a1", "stage")

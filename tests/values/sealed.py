@@ -198,9 +198,7 @@ async def payloads(database: Connection) -> list[tuple[str, bytes]]:
     )
     found = []
     for table, column in columns:
-        rows = await database.fetch(
-            f'select "{column}" from holdfast."{table}" where "{column}" is not null'  # noqa: S608
-        )
+        rows = await database.fetch(f'select "{column}" from holdfast."{table}" where "{column}" is not null')
         found += [(f"{table}.{column}", row[0]) for row in rows]
     return found
 
@@ -213,6 +211,6 @@ async def everything(database: Connection) -> str:
     rows = [
         row[0]
         for (table,) in tables
-        for row in await database.fetch(f'select t::text from holdfast."{table}" t')  # noqa: S608
+        for row in await database.fetch(f'select t::text from holdfast."{table}" t')
     ]
     return "\n".join(rows)
