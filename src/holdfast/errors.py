@@ -17,6 +17,7 @@ __all__ = [
     "NondeterminismError",
     "NotInWorkflow",
     "NotRunning",
+    "PayloadCodecError",
     "PayloadDecodeError",
     "PayloadError",
     "PayloadNotSerializable",
@@ -110,6 +111,25 @@ class PayloadDecodeError(PayloadError):
 
     def __str__(self) -> str:
         return f"{self.reason} - at `{self.path}`"
+
+
+class PayloadCodecError(PayloadDecodeError, ConfigurationError):
+    """`Settings.codec` failed: another key, another codec or none, or one that gives no bytes [K3].
+
+    It is the process that is wrong, not the payload: a workflow that meets this is not failed but parked, and
+    goes on in a process whose codec fits. `.workflow_id`, `.kind` and `.name` say which payload it is about.
+    """
+
+    def __init__(self, reason: str, workflow_id: str = "", kind: str = "", name: str = "") -> None:
+        super().__init__(reason)
+        self.args = (reason, workflow_id, kind, name)
+        self.workflow_id = workflow_id
+        self.kind = kind
+        self.name = name
+
+    def __str__(self) -> str:
+        named = f"{self.kind} {self.name!r}" if self.name else self.kind
+        return f"{self.reason} - the {named} of workflow {self.workflow_id!r}"
 
 
 class SchemaError(HoldfastError):

@@ -63,6 +63,36 @@ async def test_input_from_stdin(shell: Shell, rt: hf.Runtime) -> None:
     assert done.documents == ["hello grace"]
 
 
+class Reversed:
+    """A codec of which a command knows nothing."""
+
+    def encode(self, data: bytes, context: hf.PayloadContext) -> bytes:
+        return data[::-1]
+
+    decode = encode
+
+
+async def test_k3_what_a_codec_has_sealed_is_shown_as_far_as_it_can_be(shell: Shell, dsn: str) -> None:
+    settings = hf.Settings(codec=Reversed())
+    async with hf.Runtime(dsn, workflows=[ask, fail], settings=settings) as rt:
+        handle = await rt.start(ask("why?"), id="a1")
+        await handle.send("answer", "so")
+        await handle.result(timeout=30)
+        with pytest.raises(hf.WorkflowFailed):
+            await rt.run(fail("why?"), id="f1")
+    shown = await shell("show", "a1")
+    assert shown.code == 0
+    assert "SUCCESS" in shown.out
+    assert "recv" in shown.out
+    assert "its events cannot be read here: stored through a payload codec" in shown.err
+    (document,) = (await shell("show", "f1", "--json")).documents
+    assert document["error"].startswith("(cannot be read here: stored through a payload codec")
+    assert len((await shell("list", "--json")).documents) == 2
+    event = await shell("event", "a1", "stage")
+    assert (event.code, event.out) == (2, "")
+    assert "event 'stage' of workflow 'a1'" in event.err
+
+
 async def test_show_and_list(shell: Shell, rt: hf.Runtime) -> None:
     handle = await rt.start(ask("why?"), id="a1")
     await handle.send("answer", "so")

@@ -33,6 +33,7 @@ class Runtime(Client):
 
     Raises (when made):
         RegistrationError: if two workflows have one name.
+        ConfigurationError: if an argument or result of one has a type that cannot be stored [K2].
 
     Example:
         >>> async def main(checkout: Workflow[[int], str]) -> None:
@@ -57,6 +58,8 @@ class Runtime(Client):
             dsn, schema=schema, listen_dsn=listen_dsn, migrate=migrate, errors=errors, settings=settings
         )
         self._registry = Registry(_definitions(workflows))
+        for definition in self._registry:
+            definition.parameters.check_types()
         self._name = executor_name or f"{socket.gethostname()}:{os.getpid()}"
         self._app_version = app_version
         self._executor: Executor | None = None

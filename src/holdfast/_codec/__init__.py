@@ -8,5 +8,6 @@ Nothing here does I/O, keeps rows or imports by name.
 from holdfast._codec.calls import Parameters, names_of_caller
 from holdfast._codec.codec import Codec
 from holdfast._codec.failures import ErrorRegistry
+from holdfast._codec.payloads import check_type
 
-__all__ = ["Codec", "ErrorRegistry", "Parameters", "names_of_caller"]
+__all__ = ["Codec", "ErrorRegistry", "Parameters", "check_type", "names_of_caller"]

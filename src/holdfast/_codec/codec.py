@@ -1,23 +1,32 @@
 """The codec of one runtime or client: limits, the user's payload codec, one door for every kind of payload.
 
 The JSON is made in `payloads`, `calls` and `failures`; this room adds what depends on settings [K2] [K3].
+What a payload codec has made is stored behind a byte that begins no JSON. So a process with another key, or
+without the codec, knows that it must not judge what it cannot read, and bytes that are broken, or that SQL
+has written, are not taken for that.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, overload
-
-import msgspec
+import inspect
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, TypeVar, overload
 
 from holdfast._codec import calls, failures, payloads
 from holdfast._codec.calls import Parameters
 from holdfast._codec.failures import ErrorRegistry
-from holdfast.errors import ConfigurationError, PayloadDecodeError, PayloadTooLarge
+from holdfast.config import MAX_PAYLOAD_HARD
+from holdfast.errors import PayloadCodecError, PayloadDecodeError, PayloadTooLarge
 from holdfast.types import PayloadCodec, PayloadContext
 
 __all__ = ["Codec"]
 
 T = TypeVar("T")
+
+SEALED: Final = b"\0"
+"""The first byte of what a payload codec has made."""
+MOST_SEALED: Final = 2 * MAX_PAYLOAD_HARD
+"""Bytes that a payload may have behind the codec; what grows more than this is a mistake of the codec."""
 
 
 class Codec:
@@ -39,11 +48,12 @@ class Codec:
         Raises:
             PayloadNotSerializable: if it cannot be JSON; NaN and infinities cannot.
             PayloadTooLarge: if it takes more than `max_payload` bytes.
+            PayloadCodecError: if the payload codec fails.
         """
         data = payloads.encode(value)
         if len(data) > self._max_payload:
             raise PayloadTooLarge(len(data), self._max_payload)
-        return data if self._payload_codec is None else self._apply(data, context)
+        return data if self._payload_codec is None else self._seal(self._payload_codec, data, context)
 
     @overload
     def decode(self, data: bytes, type: type[T], context: PayloadContext) -> T: ...
@@ -54,15 +64,10 @@ class Codec:
 
         Raises:
             PayloadDecodeError: if they do not fit the type.
+            PayloadCodecError: if the payload codec fails, or is not the one that made them.
             ConfigurationError: if no value of this type can be read from JSON.
         """
-        decode = payloads.decoder(type)
-        if self._payload_codec is not None:
-            data = self._open(data, context)
-        try:
-            return decode(data)
-        except Exception as error:  # classes check themselves in there with code of their own
-            raise payloads.misfit(error) from None
+        return self._read(data, context, payloads.decoder(type))
 
     def check_type(self, type: object) -> None:
         """Find out early whether values of this type can be read from JSON.
@@ -70,18 +75,18 @@ class Codec:
         Raises:
             ConfigurationError: if not.
         """
-        payloads.decoder(type)
+        payloads.check_type(type)
 
     def encode_call(self, args: tuple[object, ...], kwargs: dict[str, Any], context: PayloadContext) -> bytes:
         """The bytes to store for the arguments of a call: an array if all are positional, else an object.
 
         Raises:
-            PayloadNotSerializable, PayloadTooLarge: as `encode` does.
+            PayloadNotSerializable, PayloadTooLarge, PayloadCodecError: as `encode` does.
         """
         data = calls.encode(args, kwargs)
         if len(data) > self._max_payload:
             raise PayloadTooLarge(len(data), self._max_payload)
-        return self._apply(data, context)
+        return data if self._payload_codec is None else self._seal(self._payload_codec, data, context)
 
     def decode_call(
         self, data: bytes, parameters: Parameters, context: PayloadContext
@@ -90,48 +95,92 @@ class Codec:
 
         Raises:
             PayloadDecodeError: if one does not fit its type, or all together do not fit the function.
+            PayloadCodecError: as `decode` does.
         """
-        return calls.decode(self._open(data, context), parameters)
+        return self._read(data, context, lambda opened: calls.decode(opened, parameters))
 
     def encode_error(self, error: BaseException, context: PayloadContext) -> bytes:
-        """The bytes to store for an exception. Never fails, and bounds its size by itself."""
-        return self._apply(failures.encode(error), context)
+        """The bytes to store for an exception; it bounds its size by itself, and never fails because of it.
+
+        Raises:
+            PayloadCodecError: if the payload codec fails.
+        """
+        data = failures.encode(error)
+        return data if self._payload_codec is None else self._seal(self._payload_codec, data, context)
 
     def decode_error(self, data: bytes, context: PayloadContext, registry: ErrorRegistry) -> BaseException:
         """The exception in stored bytes, as itself where its class is known, else a `RemoteError`.
 
         Raises:
             PayloadDecodeError: if the bytes hold no exception.
+            PayloadCodecError: as `decode` does.
         """
-        return failures.rebuild(self._load_failure(data, context), registry)
+        return failures.rebuild(self._read(data, context, failures.load), registry)
 
     def describe_error(self, data: bytes, context: PayloadContext) -> str:
-        """Type and text of a stored exception, for lists and people, without rebuilding it."""
-        return failures.describe(self._load_failure(data, context))
-
-    def _load_failure(self, data: bytes, context: PayloadContext) -> failures.Failure:
+        """Type and text of a stored exception, for lists and people, without rebuilding it. Never fails:
+        who looks may have no key.
+        """
         try:
-            return failures.load(self._open(data, context))
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            return failures.describe(self._read(data, context, failures.load))
+        except PayloadDecodeError as error:
+            return f"(cannot be read here: {error.reason})"
+
+    def _read(self, data: bytes, context: PayloadContext, read: Callable[[bytes], T]) -> T:
+        """Opens stored bytes and reads them. What was sealed and gives no JSON was opened with a wrong key."""
+        opened = data if self._payload_codec is None else self._open(self._payload_codec, data, context)
+        try:
+            return read(opened)
+        except Exception as error:  # classes check themselves in there with code of their own
+            if data[:1] == SEALED:
+                if self._payload_codec is None:
+                    _refuse("stored through a payload codec, and this process has no Settings.codec", context)
+                if not payloads.is_json(opened):
+                    _refuse(f"`{_name(self._payload_codec)}` gives no JSON: another key or codec?", context)
+            if isinstance(error, PayloadDecodeError):
+                raise
             raise payloads.misfit(error) from None
 
-    def _apply(self, data: bytes, context: PayloadContext) -> bytes:
-        if self._payload_codec is None:
-            return data
-        sealed = self._payload_codec.encode(data, context)
-        if not isinstance(sealed, bytes):
-            raise ConfigurationError(
-                f"Settings.codec.encode must return bytes, not {type(sealed).__qualname__}"
-            )
-        return sealed
-
-    def _open(self, data: bytes, context: PayloadContext) -> bytes:
-        if self._payload_codec is None:
-            return data
+    def _seal(self, codec: PayloadCodec, data: bytes, context: PayloadContext) -> bytes:
         try:
-            return self._payload_codec.decode(data, context)
+            sealed = codec.encode(data, context)
+        except Exception as error:  # whatever the user's codec raises
+            reason = f"the payload codec `{_name(codec)}` cannot encode: {type(error).__qualname__}"
+            _refuse(reason, context, error)
+        _check_bytes(codec, "encode", sealed, context)
+        if len(sealed) > MOST_SEALED:
+            raise PayloadTooLarge(len(sealed), MOST_SEALED)
+        return SEALED + sealed
+
+    def _open(self, codec: PayloadCodec, data: bytes, context: PayloadContext) -> bytes:
+        """What is not behind the mark is given to the codec as it is: it may let plain JSON pass."""
+        sealed = data[:1] == SEALED
+        try:
+            opened = codec.decode(data[1:] if sealed else data, context)
         except PayloadDecodeError:
             raise
         except Exception as error:  # whatever the user's codec raises for bytes that it did not make
-            name = type(self._payload_codec).__qualname__
-            raise PayloadDecodeError(f"the payload codec `{name}` cannot decode the stored bytes") from error
+            reason = f"the payload codec `{_name(codec)}` cannot decode the stored bytes"
+            if sealed:
+                _refuse(f"{reason}: {type(error).__qualname__}", context, error)
+            raise PayloadDecodeError(reason) from error
+        _check_bytes(codec, "decode", opened, context)
+        return opened
+
+
+def _check_bytes(codec: PayloadCodec, method: str, given: object, context: PayloadContext) -> None:
+    if isinstance(given, bytes):
+        return
+    kind = type(given).__qualname__
+    if inspect.iscoroutine(given):
+        given.close()
+        kind = "a coroutine; it cannot be async"
+    _refuse(f"Settings.codec.{method} must return bytes, not {kind} (`{_name(codec)}`)", context)
+
+
+def _refuse(reason: str, context: PayloadContext, cause: Exception | None = None) -> NoReturn:
+    raise PayloadCodecError(reason, context.workflow_id, context.kind, context.name) from cause
+
+
+def _name(codec: PayloadCodec) -> str:
+    return type(codec).__qualname__

@@ -51,7 +51,10 @@ def _known() -> dict[str, type[BaseException]]:
     ]
     ours = [cls for cls in vars(own).values() if isinstance(cls, type) and issubclass(cls, own.HoldfastError)]
     groups = [BaseExceptionGroup, asyncio.CancelledError]
-    return {_full_name(cls): cls for cls in (*from_python, *ours, *groups)}
+    known = {_full_name(cls): cls for cls in (*from_python, *ours, *groups)}
+    # What says that this very process cannot read must never come from what another has recorded.
+    del known[_full_name(own.PayloadCodecError)]
+    return known
 
 
 _KNOWN: Final = _known()

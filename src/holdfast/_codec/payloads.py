@@ -15,7 +15,7 @@ import msgspec
 from holdfast._codec import models, paths
 from holdfast.errors import ConfigurationError, PayloadDecodeError
 
-__all__ = ["Decode", "decoder", "encode", "misfit", "type_name"]
+__all__ = ["Decode", "check_type", "decoder", "encode", "is_json", "misfit", "type_name"]
 
 Decode: TypeAlias = Callable[[bytes], Any]
 
@@ -60,6 +60,24 @@ def encode(value: object) -> bytes:
     if suspicious and value is not None and paths.holds_nan(value):
         raise paths.refuse_nan(value)
     return data
+
+
+def check_type(type: object) -> None:
+    """Find out early whether values of this type can be read from JSON as what they were.
+
+    Raises:
+        ConfigurationError: if not.
+    """
+    decoder(type)
+
+
+def is_json(data: bytes) -> bool:
+    """Whether these bytes are JSON of any kind."""
+    try:
+        _from_json(data)
+    except Exception:  # malformed, not UTF-8, or nested without end
+        return False
+    return True
 
 
 def decoder(type: object) -> Decode:

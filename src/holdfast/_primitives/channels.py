@@ -7,6 +7,7 @@ processes.
 from typing import Any, Generic, TypeVar, get_args
 
 from holdfast import _keys
+from holdfast._codec import check_type
 
 T = TypeVar("T")
 
@@ -37,7 +38,14 @@ def name_and_type(channel: "str | Channel[Any]", noun: str, given: object) -> tu
 
     Raises:
         InvalidName: if the name cannot be one [K1].
+        ConfigurationError: if values of the type cannot be read back [K2].
     """
     if isinstance(channel, Channel):
-        return channel.name, channel.type if given is Any else given
-    return _keys.check_name(channel, noun), given
+        check_type(channel.type)
+        name = channel.name
+        given = channel.type if given is Any else given
+    else:
+        name = _keys.check_name(channel, noun)
+    if given is not Any:
+        check_type(given)
+    return name, given

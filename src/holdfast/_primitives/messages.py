@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 from uuid import uuid4
 
 from holdfast import _keys
+from holdfast._codec import check_type
 from holdfast._engine.engine import Engine
 from holdfast._engine.writer import Answers
 from holdfast._observe import point
@@ -102,6 +103,8 @@ def recv(
         >>> async def checkout() -> str:
         ...     return await recv("payment", timeout=60, default="expired", type=str)
     """
+    if topic is None:
+        check_type(type)
     name, kind = (NO_TOPIC, type) if topic is None else name_and_type(topic, "topic", type)
     branch = current_branch("recv", INSTEAD)
     return call(branch, Recv(name, seconds_of(timeout), default, kind))

@@ -11,14 +11,14 @@ import anyio.to_thread
 
 from holdfast import _clock, _keys
 from holdfast._backoff import delays
-from holdfast._codec import Parameters, names_of_caller
+from holdfast._codec import Parameters, check_type, names_of_caller
 from holdfast._observe import logger, point
 from holdfast._run.context import Branch, StepScope, scope
 from holdfast._run.operation import Operation, Wait, call
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Code, Journaled
 from holdfast.config import seconds_of
-from holdfast.errors import ConfigurationError, PayloadError, StepFailed
+from holdfast.errors import ConfigurationError, PayloadCodecError, PayloadError, StepFailed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -117,6 +117,10 @@ class StepCall(Operation[Any]):
         self.args: tuple[Any, ...] = args
         self.kwargs: dict[str, Any] = kwargs
 
+    def prepare(self, run: Run, step_id: str) -> None:
+        # Before the body has had its effect: what it gives must be something that can be read again.
+        check_type(self.step.parameters.returns)
+
     async def perform(self, run: Run, step_id: str) -> Answer:
         begun = _clock.monotonic()
         point("step.before_body")
@@ -146,6 +150,8 @@ class StepCall(Operation[Any]):
             try:
                 value = await self._try(run, step_id, attempt)
                 encoded = engine.codec.encode(value, engine.context(run.workflow_id, "step", self.name))
+            except PayloadCodecError:
+                raise
             except PayloadError as error:
                 errors.append(error)
                 break

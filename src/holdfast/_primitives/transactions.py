@@ -29,7 +29,7 @@ from holdfast._store.connection import (
 )
 from holdfast._store.connection import Transaction as Begun
 from holdfast._store.steps import JournalRow, load_record, record_transaction
-from holdfast.errors import ConfigurationError, NotInWorkflow, WorkflowStopped
+from holdfast.errors import ConfigurationError, NotInWorkflow, PayloadCodecError, WorkflowStopped
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -165,6 +165,8 @@ class TransactionCall(StepCall):
         return Answer(Code(row.outcome or 0), row.output, origin=row.origin)
 
     async def _fail(self, run: Run, step_id: str, error: Exception) -> Answer:
+        if isinstance(error, PayloadCodecError):
+            raise error
         engine = run.executor.engine
         output = engine.codec.encode_error(error, engine.context(run.workflow_id, "error", self.name))
         (answer,) = await run.commit(

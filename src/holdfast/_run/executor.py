@@ -23,7 +23,13 @@ from holdfast._store.commits import Code, End, Owner
 from holdfast._store.connection import Connection
 from holdfast._store.steps import JournalRow
 from holdfast._store.workflows import Claimed
-from holdfast.errors import DatabaseUnavailable, NotRunning, PayloadError, RecordRejected
+from holdfast.errors import (
+    DatabaseUnavailable,
+    NotRunning,
+    PayloadCodecError,
+    PayloadError,
+    RecordRejected,
+)
 from holdfast.types import Status
 
 MOST_CLAIMED = 500
@@ -251,6 +257,13 @@ class Executor:
 
     async def _outcome(self, run: Run, data: bytes) -> Outcome | None:
         """Runs the workflow's code; None if it has no outcome here."""
+        try:
+            return await self._result(run, data)
+        except PayloadCodecError as error:
+            run.park_unread(error)
+            return None
+
+    async def _result(self, run: Run, data: bytes) -> Outcome | None:
         definition = run.definition
         if run.cancelling and not run.journal:
             return self._cancelled(run)
@@ -261,7 +274,7 @@ class Executor:
                 data, definition.parameters, self.engine.context(run.workflow_id, "input", definition.name)
             )
             value = await definition.fn(*args, **kwargs)
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, PayloadCodecError):
             raise
         except BaseException as error:
             failure = error
@@ -277,6 +290,8 @@ class Executor:
                 return Status.SUCCESS, self.codec.encode(
                     value, self.engine.context(run.workflow_id, "output")
                 )
+            except PayloadCodecError:
+                raise
             except PayloadError as error:
                 failure = error
         return Status.ERROR, self.codec.encode_error(failure, self.engine.context(run.workflow_id, "error"))
@@ -284,9 +299,12 @@ class Executor:
     def _cancelled(self, run: Run) -> Outcome:
         if run.cause is None:
             return Status.CANCELLED, None
-        return Status.CANCELLED, self.codec.encode_error(
-            run.cause, self.engine.context(run.workflow_id, "error")
-        )
+        try:
+            context = self.engine.context(run.workflow_id, "error")
+            return Status.CANCELLED, self.codec.encode_error(run.cause, context)
+        except PayloadCodecError as error:
+            logger.error("workflow %r is cancelled without its cause: %s", run.workflow_id, error)
+            return Status.CANCELLED, None
 
     async def _end(self, run: Run, outcome: Outcome) -> None:
         """Records the outcome [W7]; without a database the workflow stays PENDING and is recovered later."""
@@ -300,14 +318,22 @@ class Executor:
             )
             self.give_up()
         except RecordRejected as error:
-            refused = self.codec.encode_error(error, self.engine.context(run.workflow_id, "error"))
-            await self.writer.commit(End(owner=run.owner, status=Status.ERROR.code, output=refused))
+            await self._end_refused(run, error)
         else:
             _observe.point("finish.after_commit")
             _observe.signal("workflow.finished", workflow_id=run.workflow_id, status=status)
             if status is Status.CANCELLED:
                 # Of a child whose start was on its way, the cancelling of the family knew nothing.
                 await self._cancel_family(run)
+
+    async def _end_refused(self, run: Run, error: RecordRejected) -> None:
+        """The database refuses the outcome itself: that is the outcome."""
+        try:
+            refused = self.codec.encode_error(error, self.engine.context(run.workflow_id, "error"))
+        except PayloadCodecError as failed:
+            run.park_unread(failed)
+        else:
+            await self.writer.commit(End(owner=run.owner, status=Status.ERROR.code, output=refused))
 
     def give_up(self) -> None:
         """The database cannot be written to: begins anew as another executor, once it can be."""

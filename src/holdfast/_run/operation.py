@@ -24,7 +24,7 @@ from holdfast._run.context import Branch, Lazy
 from holdfast._run.run import Run, mismatch
 from holdfast._store.commits import Answer, Claim, Claims, Code, Journaled
 from holdfast._store.steps import JournalRow
-from holdfast.errors import RecordRejected
+from holdfast.errors import PayloadCodecError, RecordRejected
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -132,20 +132,24 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
     """Replays an operation or performs it; see the module.
 
     Raises:
-        WorkflowStopped: if the process shuts down or has lost the workflow [W11].
+        WorkflowStopped: if the process shuts down or has lost the workflow [W11], or its payload codec fails
+        [K3].
         NondeterminismError: if the journal knows another call under this id [W5].
     """
-    if run.journal:
-        record = run.journal.get(step_id)
-        if record is not None:
-            _check_match(run, record, operation)
-            if record.finished:
-                await _in_turn(run, run.turns.replay(step_id))
-                if record.outcome == Code.INTERRUPTED:
-                    await run.interrupt_again()
-                return operation.conclude(run, _answer(record))
-    operation.prepare(run, step_id)
-    return operation.conclude(run, await _perform(run, step_id, operation))
+    try:
+        if run.journal:
+            record = run.journal.get(step_id)
+            if record is not None:
+                _check_match(run, record, operation)
+                if record.finished:
+                    await _in_turn(run, run.turns.replay(step_id))
+                    if record.outcome == Code.INTERRUPTED:
+                        await run.interrupt_again()
+                    return operation.conclude(run, _answer(record))
+        operation.prepare(run, step_id)
+        return operation.conclude(run, await _perform(run, step_id, operation))
+    except PayloadCodecError as error:
+        raise run.park_unread(error) from error
 
 
 async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:

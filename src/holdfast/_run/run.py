@@ -18,7 +18,13 @@ from holdfast._run.registry import Definition, Registry
 from holdfast._run.turns import Turns
 from holdfast._store.commits import Answer, Code, Owner, Record
 from holdfast._store.steps import JournalRow
-from holdfast.errors import DatabaseUnavailable, NondeterminismError, NotRunning, WorkflowStopped
+from holdfast.errors import (
+    DatabaseUnavailable,
+    NondeterminismError,
+    NotRunning,
+    PayloadCodecError,
+    WorkflowStopped,
+)
 from holdfast.types import PayloadContext
 
 
@@ -108,7 +114,7 @@ class Run:
         self.interrupted_again: bool = False
         self.stuck: bool = False
         self.cause: BaseException | None = None
-        self.parked: NondeterminismError | None = None
+        self.parked: NondeterminismError | WorkflowStopped | None = None
 
     def adopt(self, task: "asyncio.Future[Any]") -> None:
         """Takes in a task that was born in the workflow; it shares the run's fate."""
@@ -218,10 +224,22 @@ class Run:
 
     def park(self, error: NondeterminismError) -> None:
         """Leaves the workflow PENDING because its code does not match its journal [W5]."""
+        self._park(error, "matching code runs", error)
+
+    def park_unread(self, error: PayloadCodecError) -> WorkflowStopped:
+        """Leaves the workflow PENDING because the payload codec of this process fails [K3]: that is no
+        outcome of the workflow, and nothing that its code may react to.
+        """
+        stopped = WorkflowStopped(f"workflow {self.workflow_id!r} goes on where its payloads can be read")
+        stopped.__cause__ = error
+        self._park(stopped, "a process with the right Settings.codec takes it", error)
+        return stopped
+
+    def _park(self, parked: NondeterminismError | WorkflowStopped, until: str, reason: Exception) -> None:
         if self.parked is None:
-            self.parked = error
+            self.parked = parked
             self.stopped = True
-            logger.error("workflow parked, it goes on once matching code runs: %s", error)
+            logger.error("workflow parked, it goes on once %s: %s", until, reason)
             self._cancel_tasks()
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from holdfast import StepInfo, WorkflowStatus
+from holdfast import PayloadDecodeError, StepInfo, WorkflowStatus
 from holdfast.cli.exits import Exit
 from holdfast.cli.screen import Screen, shade, to_json
 from holdfast.cli.session import connected
@@ -47,7 +47,12 @@ async def show(given: argparse.Namespace, screen: Screen) -> int:
     """
     async with connected(given) as client:
         workflow = await client.status(given.id)
-        events = await client.get_events(given.id)
+        try:
+            events = await client.get_events(given.id)
+        except PayloadDecodeError as error:
+            # Perhaps encrypted; a command has no key, and shows what can be shown.
+            events = {}
+            screen.talk(f"its events cannot be read here: {error}")
         steps = await client.steps(given.id)
     if screen.json:
         parts = {"events": events, "steps": [_plain(step) for step in steps]}
