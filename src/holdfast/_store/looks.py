@@ -15,6 +15,8 @@ from holdfast.types import Status
 
 STREAM_BATCH = 500
 """Values of one stream that one look gives at most."""
+STREAM_BYTES = 1024 * 1024
+"""About how many bytes of them; one value is always given, however large."""
 
 
 class ResultLook(msgspec.Struct, frozen=True, gc=False):
@@ -50,11 +52,14 @@ class EventNews(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamLook(msgspec.Struct, frozen=True, gc=False):
-    """What is in a stream behind offset `after`?"""
+    """What is in a stream behind offset `after`? With `last`, which is answered in any case: among the last so
+    many values?
+    """
 
     workflow_id: str
     key: str
     after: int = -1
+    last: int | None = None
 
 
 class StreamValue(msgspec.Struct, frozen=True, gc=False):
@@ -66,16 +71,27 @@ class StreamValue(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamNews(msgspec.Struct, frozen=True, gc=False):
-    """Values behind the offset, and what the stream had come to when they were read."""
+    """Values behind the offset, and what the stream had come to when they were read.
 
-    values: list[StreamValue]
+    `oldest`: the values before this offset have been trimmed. `length`: the offset of the next value to be
+    written. `status` None: there is no such workflow.
+    """
+
+    values: Sequence[StreamValue]
     closed: bool
     status: Status | None
+    oldest: int = 0
+    length: int = 0
 
     @property
     def complete(self) -> bool:
         """Are these values all there was?"""
-        return len(self.values) < STREAM_BATCH
+        return not self.values or self.values[-1].offset + 1 >= self.length
+
+    @property
+    def final(self) -> bool:
+        """Will nothing follow these values?"""
+        return self.complete and (self.closed or self.status is None or not self.status.active)
 
 
 def _status(code: int | None) -> Status | None:
@@ -104,14 +120,18 @@ async def look_streams(
 ) -> dict[int, StreamNews]:
     """Of those streams that have more values or have come to an end: the news."""
     ids, keys, afters = [a.workflow_id for a in asked], [a.key for a in asked], [a.after for a in asked]
-    rows = await connection.fetch(sql["streams.look"], ids, keys, afters, STREAM_BATCH)
+    lasts = [a.last for a in asked]
+    rows = await connection.fetch(
+        sql["streams.look"], ids, keys, afters, lasts, STREAM_BATCH, STREAM_BYTES
+    )
     news: dict[int, StreamNews] = {}
-    for place, offset, payload, attempt, closed, status in rows:
-        found = news.get(place - 1)
-        if found is None:
-            found = news[place - 1] = StreamNews([], closed, _status(status))
+    values: list[StreamValue] = []
+    for place, offset, payload, attempt, closed, status, oldest, length in rows:
+        if place - 1 not in news:
+            values = []
+            news[place - 1] = StreamNews(values, closed, _status(status), oldest, length)
         if offset is not None:
-            found.values.append(StreamValue(offset, payload, attempt))
+            values.append(StreamValue(offset, payload, attempt))
     return news
 
 
