@@ -15,6 +15,7 @@ from holdfast._codec import Codec, ErrorRegistry
 from holdfast._engine.listener import Listener, ListenerStatistics
 from holdfast._engine.lookups import Lookups, LookupStatistics
 from holdfast._engine.pool import Pool, PoolStatistics
+from holdfast._engine.tails import Tails
 from holdfast._engine.waiters import Waiters, WaitersStatistics
 from holdfast._engine.writer import Writer, WriterStatistics
 from holdfast._observe import logger
@@ -90,6 +91,7 @@ class Engine:
             dsn, self.sql["commits.batch"], self.channel, self.id, self.waiters, settings, app_version
         )
         self.lookups: Lookups = Lookups(dsn, self.sql, settings)
+        self.tails: Tails = Tails(self.lookups, self.waiters)
         self.heart: Heart = Bell(self)
         self._dsn = dsn
         self._listen_dsn = listen_dsn or dsn

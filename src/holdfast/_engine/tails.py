@@ -30,7 +30,14 @@ class Part(NamedTuple):
     """Some news, and the index of the first value in them that was asked for."""
 
     news: StreamNews
-    index: int
+    begin: int
+
+
+class Shared(NamedTuple):
+    """The answer to a look, for those who wait for it; none if who asked has left meanwhile."""
+
+    answered: bool
+    part: Part | None
 
 
 class Tail:
@@ -45,7 +52,7 @@ class Tail:
         finalize(self, self._written.close).atexit = False
         finalize(self, self._ends.close).atexit = False
         self._window = Window()
-        self._asking: dict[tuple[int, int], list[asyncio.Future[Part | None]]] = {}
+        self._asking: dict[tuple[int, int], list[asyncio.Future[Shared]]] = {}
         # Behind this offset there was nothing when so many bells had rung; and what the stream had come to.
         self._quiet = (0, -1)
         self._end: StreamNews | None = None
@@ -73,34 +80,29 @@ class Tail:
             others = self._asking.get((after, self._rings))
             if others is None:
                 return await self.ask(after)
-            mine: asyncio.Future[Part | None] = asyncio.get_running_loop().create_future()
+            mine: asyncio.Future[Shared] = asyncio.get_running_loop().create_future()
             others.append(mine)
-            try:
-                return await mine
-            except _AskerLeftError:
-                continue
+            shared = await mine
+            if shared.answered:
+                return shared.part
 
     async def ask(self, after: int) -> Part | None:
         """What the table says is behind an offset, whatever is known here."""
         asked = after, self._rings
-        others: list[asyncio.Future[Part | None]] = []
+        others: list[asyncio.Future[Shared]] = []
         first = self._asking.setdefault(asked, others) is others
+        shared = Shared(False, None)
         try:
             news = await self._lookups.look(StreamLook(self._workflow_id, self._key, after))
-        except BaseException:
-            for other in others:
-                if not other.done():
-                    other.set_exception(_AskerLeftError())
-            raise
+            self._learn(asked, news)
+            shared = Shared(True, None if news is None else Part(news, 0))
         finally:
             if first:
                 del self._asking[asked]
-        part = None if news is None else Part(news, 0)
-        self._learn(asked, news)
-        for other in others:
-            if not other.done():
-                other.set_result(part)
-        return part
+            for other in others:
+                if not other.done():
+                    other.set_result(shared)
+        return shared.part
 
     def _learn(self, asked: tuple[int, int], news: StreamNews | None) -> None:
         after, rings = asked
@@ -148,9 +150,7 @@ class Window:
         if first > end:
             self._forget(len(self._pages))
         elif first < end:
-            page = StreamNews(
-                page.values[end - first :], page.closed, page.status, page.oldest, page.length
-            )
+            page = StreamNews(page.values[end - first :], page.closed, page.status, page.oldest, page.length)
         size = _size(page.values)
         self._starts.append(page.values[0].offset)
         self._pages.append(page)
@@ -171,10 +171,6 @@ class Window:
     def _forget(self, count: int) -> None:
         self._total -= sum(self._sizes[:count])
         del self._starts[:count], self._pages[:count], self._sizes[:count]
-
-
-class _AskerLeftError(Exception):
-    """The look that was shared had no answer: whoever still wants one asks again."""
 
 
 class Tails:

@@ -111,7 +111,7 @@ class Waiter(Alarm):
 
 
 class Tally(Alarm):
-    """Counts the bells for some keys, for whoever has to know later whether any has rung. It does not wait."""
+    """Counts the bells for some keys: whoever asks later knows whether any has rung. It does not wait."""
 
     __slots__ = ("_keys", "_waiters", "rings")
 

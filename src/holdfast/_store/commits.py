@@ -345,8 +345,9 @@ class Claim(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One call that takes or waits; `timeout` in seconds, or since the epoch for sleep_until; None waits for
     ever.
 
-    `after`: of a read_stream the offset, of a watch_event the revision behind which it reads. `given`: the call, of whatever kind, takes and waits no longer: INTERRUPTED, its workflow has been
-    cancelled [W10]; or EXPIRED, the deadline of the block number `choice` around it has passed.
+    `given`: the call, of whatever kind, takes and waits no longer: INTERRUPTED, its workflow has been
+    cancelled [W10]; or EXPIRED, the deadline of the block number `choice` around it has passed. `after`: the
+    offset behind which a read_stream reads, or the revision behind which a watch_event looks.
     """
 
     step_id: str
