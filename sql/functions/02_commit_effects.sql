@@ -105,7 +105,7 @@ begin
 end
 $$;
 
--- Stream values: dense offsets in the order of the calls [S1]. Says 7 for a stream that is closed, in the table or by a
+-- Stream values: dense offsets in the order of the calls [S1], which go on where the values before have been trimmed. Says 7 for a stream that is closed, in the table or by a
 -- record of this batch that was called earlier [S3].
 create or replace function holdfast.commit_writes(
     owned text[], done integer[], places integer[], runs integer[], steps text[], keys text[], payloads bytea[],
@@ -116,19 +116,19 @@ $$
 begin
     return query
     with wanted as materialized (
-        select v.*, s.closed is not null or exists (
+        select v.*, s.oldest, s.closed is not null or exists (
                 select from unnest(close_places, close_runs, close_keys) as c (place, run, key)
                 where c.run = v.run and c.key = v.key and c.place < v.place) as closed
         from unnest(places, runs, steps, keys, payloads, attempts, tokens)
             with ordinality as v (place, run, step, key, payload, attempt, token, number)
         left join lateral (
-            select s.closed_at as closed from holdfast.streams s
+            select s.closed_at as closed, s.oldest from holdfast.streams s
             where s.workflow_id = owned[v.run] and s.key = v.key limit 1) s on true
         where owned[v.run] is not null and v.place <> all (done)),
     written as (
         insert into holdfast.stream_values (workflow_id, key, "offset", payload, attempt, step_id, token, created_at)
         select owned[v.run], v.key,
-            coalesce(latest."offset", -1) + row_number() over (partition by v.run, v.key order by v.number),
+            greatest(latest."offset", v.oldest - 1, -1) + row_number() over (partition by v.run, v.key order by v.number),
             v.payload, v.attempt, v.step, v.token, holdfast.now()
         from wanted v
         left join lateral (
@@ -139,7 +139,7 @@ begin
 end
 $$;
 
--- Streams that are closed; once is enough.
+-- Streams that are closed; once is enough. A stream that has been trimmed has a row already.
 create or replace function holdfast.commit_closes(
     owned text[], done integer[], places integer[], runs integer[], steps text[], keys text[]
 ) returns void
@@ -147,11 +147,12 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
 begin
     insert into holdfast.streams as s (workflow_id, key, closed_at, step_id)
-    select owned[c.run], c.key, holdfast.now(), c.step
+    select distinct on (owned[c.run], c.key) owned[c.run], c.key, holdfast.now(), c.step
     from unnest(places, runs, steps, keys) as c (place, run, step, key)
     where owned[c.run] is not null and c.place <> all (done)
-    order by owned[c.run], c.key
-    on conflict do nothing;
+    order by owned[c.run], c.key, c.place
+    on conflict (workflow_id, key) do update
+        set closed_at = excluded.closed_at, step_id = excluded.step_id where s.closed_at is null;
 end
 $$;
 

@@ -19,7 +19,7 @@ create or replace function holdfast.commit_batch(
     close_place integer[], close_run integer[], close_step text[], close_key text[],
     undo_place integer[], undo_run integer[], undo_step text[],
     claim_place integer[], claim_run integer[], claim_step text[], claim_kind text[], claim_name text[], claim_target text[],
-    claim_timeout double precision[], claim_given smallint[], claim_choice smallint[],
+    claim_timeout double precision[], claim_given smallint[], claim_choice smallint[], claim_after bigint[],
     end_place integer[], end_run integer[], end_status smallint[], end_output bytea[]
 ) returns table (place integer, code smallint, payload bytea, note text, amount double precision)
 language plpgsql volatile
@@ -123,7 +123,7 @@ begin
         select c.r_place, c.r_code, c.r_payload, c.r_note, c.r_amount
         from holdfast.commit_claims(
             base, owned, claim_place, claim_run, claim_step, claim_kind, claim_name, claim_target, claim_timeout,
-            claim_given, claim_choice) c;
+            claim_given, claim_choice, claim_after) c;
     end if;
     if cardinality(call_place) > 0 then
         insert into holdfast.steps (workflow_id, step_id, seq, kind, name, target, outcome, attempts, output,

@@ -38,26 +38,42 @@ begin
 end
 $$;
 
--- The values of streams behind an offset, at most so many of each, with what the stream has come to in the same snapshot:
--- a row without an offset says that there is nothing (more) to read: closed, or the workflow's status (NULL: unknown).
-create or replace function holdfast.look_streams(ids text[], keys text[], afters bigint[], most integer)
-returns table (place integer, "offset" bigint, payload bytea, attempt smallint, closed boolean, status smallint)
+-- The values of streams behind an offset, or the last so many, with what the stream has come to in the same snapshot: of each
+-- at most so many values and about so many bytes, but at least one. A row without an offset says that there is nothing (more)
+-- to read: closed, or the workflow's status (NULL: unknown). Values before `oldest` have been trimmed; `length` counts them.
+create or replace function holdfast.look_streams(
+    ids text[], keys text[], afters bigint[], lasts bigint[], most integer, most_bytes integer)
+returns table (place integer, "offset" bigint, payload bytea, attempt smallint, closed boolean, status smallint, oldest bigint,
+    length bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
 $$
 begin
     return query
-    select a.place::integer, v."offset", v.payload, v.attempt, c.closed is not null, w.status
-    from unnest(ids, keys, afters) with ordinality as a (id, key, after, place)
+    select a.place::integer, v."offset", v.payload, v.attempt, c.closed is not null, w.status, p.oldest, p.length
+    from unnest(ids, keys, afters, lasts) with ordinality as a (id, key, after, last, place)
     left join lateral (
-        select s.closed_at as closed from holdfast.streams s
+        select s.closed_at as closed, s.oldest from holdfast.streams s
         where s.workflow_id = a.id and s.key = a.key limit 1) c on true
     left join lateral (select w.status from holdfast.workflows w where w.id = a.id limit 1) w on true
     left join lateral (
-        select v."offset", v.payload, v.attempt from holdfast.stream_values v
-        where v.workflow_id = a.id and v.key = a.key and v."offset" > a.after
-        order by v."offset" limit most) v on true
-    where v."offset" is not null or c.closed is not null or w.status is null or w.status > 2
+        select n."offset" from holdfast.stream_values n where n.workflow_id = a.id and n.key = a.key
+        order by n."offset" desc limit 1) n on true
+    cross join lateral (
+        select coalesce(c.oldest, 0) as oldest, greatest(n."offset" + 1, c.oldest, 0) as length offset 0) p
+    left join lateral (
+        select t."offset", t.payload, t.attempt
+        from (
+            select b."offset", b.payload, b.attempt, sum(octet_length(b.payload)) over (
+                order by b."offset" rows between unbounded preceding and 1 preceding) as before
+            from (
+                select v."offset", v.payload, v.attempt from holdfast.stream_values v
+                where v.workflow_id = a.id and v.key = a.key and v."offset" >
+                    greatest(case when a.last is null then a.after else p.length - a.last - 1 end, p.oldest - 1)
+                order by v."offset" limit most) b) t
+        where t.before is null or t.before < most_bytes) v on true
+    where v."offset" is not null or c.closed is not null or w.status is null or w.status > 2 or a.last is not null
+        or a.after + 1 < p.oldest
     order by a.place, v."offset";
 end
 $$;

@@ -9,8 +9,9 @@ from holdfast._api.runtime import Runtime
 from holdfast._primitives.events import Event, get_event, set_event, watch_event
 from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic, recv, send
+from holdfast._primitives.reading import Reader
 from holdfast._primitives.steps import Step, step
-from holdfast._primitives.streams import Reader, Stream, close_stream, read_stream, write_stream
+from holdfast._primitives.streams import Stream, close_stream, read_stream, trim_stream, write_stream
 from holdfast._primitives.timers import now, random, sleep, sleep_until, uuid
 from holdfast._primitives.transactions import Transaction, transaction
 from holdfast._primitives.workflows import Call, Current, Workflow, WorkflowRef, current, start, workflow
@@ -117,6 +118,7 @@ __all__ = [
     "start",
     "step",
     "transaction",
+    "trim_stream",
     "uuid",
     "watch_event",
     "workflow",

@@ -11,12 +11,13 @@ from holdfast._api.control import Control
 from holdfast._codec import ErrorRegistry
 from holdfast._engine.engine import Engine
 from holdfast._observe import point
-from holdfast._primitives import events, messages, streams
+from holdfast._primitives import events, messages
 from holdfast._primitives.channels import name_and_type
 from holdfast._primitives.events import Event
 from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic
-from holdfast._primitives.streams import Reader, Stream
+from holdfast._primitives.reading import Reader, open_reader, span_of
+from holdfast._primitives.streams import Stream
 from holdfast._primitives.workflows import Call, Workflow, WorkflowRef
 from holdfast._store import intents
 from holdfast._store.commits import Answer, Code, Start
@@ -291,18 +292,47 @@ class Client(Control):
         return found
 
     @overload
-    def read_stream(self, workflow_id: str, key: Stream[T], *, after: int | None = None) -> Reader[T]: ...
+    def read_stream(
+        self,
+        workflow_id: str,
+        key: Stream[T],
+        *,
+        after: int | None = None,
+        last: int | None = None,
+        follow: bool = True,
+    ) -> Reader[T]: ...
     @overload
     def read_stream(
-        self, workflow_id: str, key: str, *, after: int | None = None, type: object = ...
+        self,
+        workflow_id: str,
+        key: str,
+        *,
+        after: int | None = None,
+        last: int | None = None,
+        follow: bool = True,
+        type: object = ...,
     ) -> Reader[Any]: ...
     def read_stream(
-        self, workflow_id: str, key: str | Stream[Any], *, after: int | None = None, type: object = Any
+        self,
+        workflow_id: str,
+        key: str | Stream[Any],
+        *,
+        after: int | None = None,
+        last: int | None = None,
+        follow: bool = True,
+        type: object = Any,
     ) -> Reader[Any]:
-        """Reads a stream from its beginning, or behind offset `after`, live until it ends [S4, S5]. No I/O
-        until iterated.
+        """Reads a stream, live until it ends [S4, S5]. No I/O until iterated.
 
+        From its beginning, or behind offset `after`, or with `last=k` from the k-th value before the end as
+        it is when the reader first looks (0: only what is written from then on). With `follow=False` it
+        gives what is there when it first looks, and stops [S6]. Readers of one stream in one process share
+        what they fetch [S7].
+
+        Raises:
+            ValueError: if `after` or `last` is out of range, or both are given.
         Raises (when iterated):
             WorkflowNotFound: if there is no such workflow.
+            StreamTrimmed: if the value behind `after` is no longer kept.
         """
-        return streams.open_reader(self.engine, workflow_id, key, after=after, type=type)
+        return open_reader(self.engine, workflow_id, key, span_of(after, last, follow), type)

@@ -1,11 +1,15 @@
 """Managing workflows from outside, and looking at them: what a client does besides starting and talking."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from holdfast import _keys
 from holdfast._api.lifecycle import Lifecycle
 from holdfast._engine.engine import Statistics
+from holdfast._primitives.channels import name_and_type
 from holdfast._primitives.handles import cancel_workflow, status_of, to_status
+from holdfast._primitives.streams import Stream
+from holdfast._primitives.trimming import check_before, trim
 from holdfast._store.commits import Code
 from holdfast._store.steps import StepRow, list_steps
 from holdfast._store.workflows import list_workflows, workflow_exists
@@ -23,6 +27,17 @@ class Control(Lifecycle):
             WorkflowNotFound: if there is none of this id.
         """
         return await cancel_workflow(self.engine, workflow_id)
+
+    async def trim_stream(self, workflow_id: str, key: str | Stream[Any], *, before: int) -> int:
+        """Forgets the values of a stream before offset `before`; gives the oldest offset that is still kept.
+        See `holdfast.trim_stream`.
+
+        Raises:
+            WorkflowNotFound: if there is none of this id.
+            ValueError: if `before` is negative.
+        """
+        name, _ = name_and_type(key, "stream name", Any)
+        return await trim(self.engine, workflow_id, name, check_before(before))
 
     async def status(self, workflow_id: str) -> WorkflowStatus:
         """How a workflow stands now.

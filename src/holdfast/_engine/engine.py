@@ -16,6 +16,7 @@ from holdfast._engine.callers import Callers
 from holdfast._engine.listener import Listener, ListenerStatistics
 from holdfast._engine.lookups import Lookups, LookupStatistics
 from holdfast._engine.pool import Pool, PoolStatistics
+from holdfast._engine.tails import Tails
 from holdfast._engine.waiters import Waiters, WaitersStatistics
 from holdfast._engine.writer import Writer, WriterStatistics
 from holdfast._observe import logger
@@ -92,6 +93,7 @@ class Engine:
         )
         self.callers: Callers = Callers(self.sql, self.ask)
         self.lookups: Lookups = Lookups(dsn, self.sql, settings)
+        self.tails: Tails = Tails(self.lookups, self.waiters)
         self.heart: Heart = Bell(self)
         self._dsn = dsn
         self._listen_dsn = listen_dsn or dsn

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from types import TracebackType
 
-__all__ = ["Alarm", "Deadline", "Waiter", "Waiters", "WaitersStatistics"]
+__all__ = ["Alarm", "Deadline", "Tally", "Waiter", "Waiters", "WaitersStatistics"]
 
 T = TypeVar("T")
 Deadline: TypeAlias = "float | Callable[[], float | None] | None"
@@ -110,6 +110,27 @@ class Waiter(Alarm):
         self._waiters._remove(self, self._keys)
 
 
+class Tally(Alarm):
+    """Counts the bells for some keys: whoever asks later knows whether any has rung. It does not wait."""
+
+    __slots__ = ("_keys", "_waiters", "rings")
+
+    def __init__(self, waiters: Waiters, keys: Sequence[str]) -> None:
+        super().__init__()
+        self.rings = 0
+        self._waiters = waiters
+        self._keys = keys
+        waiters._hear(self, keys)
+
+    def ring(self) -> None:
+        """One more."""
+        self.rings += 1
+
+    def close(self) -> None:
+        """Counts no longer."""
+        self._waiters._leave(self, self._keys)
+
+
 class Waiters:
     """All the waiters of this process, by key.
 
@@ -119,7 +140,7 @@ class Waiters:
 
     def __init__(self) -> None:
         # Dicts as ordered sets: who came first is woken first, and leaving costs nothing in a crowd.
-        self._by_key: dict[str, dict[Waiter, None]] = {}
+        self._by_key: dict[str, dict[Alarm, None]] = {}
         self._waiting = 0
         self._wakes = 0
 
@@ -154,6 +175,10 @@ class Waiters:
         """A waiter for `with`: bells for one of `keys` reach it inside the block."""
         return Waiter(self, keys)
 
+    def tally(self, *keys: str) -> Tally:
+        """Counts the bells for `keys` from now on, until it is closed."""
+        return Tally(self, keys)
+
     def wake(self, key: str) -> None:
         """Wake everybody who waits for `key`: a look into a dict, no await, no task."""
         found = self._by_key.get(key)
@@ -183,15 +208,21 @@ class Waiters:
 
     def _add(self, waiter: Waiter, keys: Sequence[str]) -> None:
         self._waiting += 1
-        for key in keys:
-            self._by_key.setdefault(key, {})[waiter] = None
+        self._hear(waiter, keys)
 
     def _remove(self, waiter: Waiter, keys: Sequence[str]) -> None:
         self._waiting -= 1
+        self._leave(waiter, keys)
+
+    def _hear(self, alarm: Alarm, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._by_key.setdefault(key, {})[alarm] = None
+
+    def _leave(self, alarm: Alarm, keys: Sequence[str]) -> None:
         for key in keys:
             found = self._by_key.get(key)
-            if found is None or waiter not in found:  # the same key given twice
+            if found is None or alarm not in found:  # the same key given twice
                 continue
-            del found[waiter]
+            del found[alarm]
             if not found:
                 del self._by_key[key]

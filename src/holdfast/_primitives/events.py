@@ -11,6 +11,7 @@ from holdfast import _clock, _keys
 from holdfast._engine.engine import Engine
 from holdfast._observe import point
 from holdfast._primitives.channels import Channel, name_and_type
+from holdfast._primitives.recorded import RecordedWatch
 from holdfast._run.context import Branch, StepScope, current_scope
 from holdfast._run.operation import Operation, Wait, call, claim
 from holdfast._run.run import Run
@@ -18,7 +19,7 @@ from holdfast._store.commits import Answer, Claim, Code, SetEvent
 from holdfast._store.events import list_events
 from holdfast._store.looks import EventLook, EventNews
 from holdfast.config import seconds_of
-from holdfast.errors import NotInWorkflow, WaitTimeout, WorkflowFinished
+from holdfast.errors import WaitTimeout, WorkflowFinished
 from holdfast.types import MISSING
 
 T = TypeVar("T")
@@ -248,22 +249,29 @@ def watch_event(workflow_id: str, key: str, type: type[T]) -> AsyncIterator[T]: 
 @overload
 def watch_event(workflow_id: str, key: str | Event[Any], type: object = ...) -> AsyncIterator[Any]: ...
 def watch_event(workflow_id: str, key: str | Event[Any], type: object = Any) -> AsyncIterator[Any]:
-    """The value of an event now, then every change, in the order of revisions; in a step.
+    """The value of an event now, then every change, in the order of revisions.
 
     A slow watcher skips to the latest value and never goes back. It ends when the workflow is no longer
-    active, after the last value [E5].
+    active, after the last value [E5]; the workflow of this id need not exist yet. In workflow code each value
+    is recorded, by a durable call where the loop asks for it, so that a replay sees the same; one task at a
+    time may watch. In a step nothing is recorded.
 
     Raises:
-        NotInWorkflow: outside a step; there, use `Runtime.watch_event`.
+        NotInWorkflow: outside a workflow and its steps; there, use `Runtime.watch_event`.
+
+    Example:
+        >>> async def follow(other: str) -> None:
+        ...     async for state in watch_event(other, "state", str):
+        ...         await set_event("seen", state)
     """
     found = current_scope(
         "watch_event", "from outside, use Runtime.watch_event, Client.watch_event or Handle.watch"
     )
-    if isinstance(found, Branch):
-        raise NotInWorkflow(
-            "watch_event would not be the same on a replay: watch inside a step, or await get_event"
-        )
-    return watch(found.run.executor.engine, workflow_id, key, type)
+    engine = found.run.executor.engine
+    if isinstance(found, StepScope):
+        return watch(engine, workflow_id, key, type)
+    name, kind = name_and_type(key, "event key", type)
+    return RecordedWatch(engine, _keys.check_workflow_id(workflow_id), name, kind)
 
 
 def watch(engine: Engine, workflow_id: str, key: "str | Event[Any]", type: object) -> AsyncIterator[Any]:

@@ -14,7 +14,8 @@ from holdfast._primitives import events, messages, streams
 from holdfast._primitives.channels import name_and_type
 from holdfast._primitives.events import Event
 from holdfast._primitives.messages import Topic
-from holdfast._primitives.streams import Reader, Stream
+from holdfast._primitives.reading import Reader, open_reader, span_of
+from holdfast._primitives.streams import Stream
 from holdfast._run.context import Branch, scope
 from holdfast._run.operation import Operation, call, claim
 from holdfast._run.run import Run
@@ -128,20 +129,45 @@ class Handle(Generic[R_co]):
     @overload
     def watch(self, event: str, type: object = ...) -> AsyncIterator[Any]: ...
     def watch(self, event: str | Event[Any], type: object = Any) -> AsyncIterator[Any]:
-        """Its event's value now, then every change; see `Runtime.watch_event`."""
+        """Its event's value now, then every change; see `Runtime.watch_event`, and `holdfast.watch_event`
+        inside a workflow.
+        """
         if scope.get() is not None:
             return events.watch_event(self.id, event, type)
         return events.watch(self._engine, self.id, event, type)
 
     @overload
-    def read(self, stream: Stream[T], *, after: int | None = None) -> Reader[T]: ...
+    def read(
+        self,
+        stream: Stream[T],
+        *,
+        after: int | None = None,
+        last: int | None = None,
+        follow: bool = True,
+    ) -> Reader[T]: ...
     @overload
-    def read(self, stream: str, *, after: int | None = None, type: object = ...) -> Reader[Any]: ...
-    def read(self, stream: str | Stream[Any], *, after: int | None = None, type: object = Any) -> Reader[Any]:
-        """Reads its stream; see `Runtime.read_stream`."""
+    def read(
+        self,
+        stream: str,
+        *,
+        after: int | None = None,
+        last: int | None = None,
+        follow: bool = True,
+        type: object = ...,
+    ) -> Reader[Any]: ...
+    def read(
+        self,
+        stream: str | Stream[Any],
+        *,
+        after: int | None = None,
+        last: int | None = None,
+        follow: bool = True,
+        type: object = Any,
+    ) -> Reader[Any]:
+        """Reads its stream; see `Runtime.read_stream`, and `holdfast.read_stream` inside a workflow."""
         if scope.get() is not None:
-            return streams.read_stream(self.id, stream, after=after, type=type)
-        return streams.open_reader(self._engine, self.id, stream, after=after, type=type)
+            return streams.read_stream(self.id, stream, after=after, last=last, follow=follow, type=type)
+        return open_reader(self._engine, self.id, stream, span_of(after, last, follow), type)
 
     def __repr__(self) -> str:
         return f"<handle of workflow {self.id!r}>"

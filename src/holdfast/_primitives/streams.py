@@ -1,22 +1,24 @@
-"""Streams: append-only values of a workflow, read live from anywhere, by offset, without gaps or repeats."""
+"""Streams: append-only values of a workflow. Writing, closing, trimming; how they are read is in `reading`
+and `recorded`.
+"""
 
-from collections import deque
-from collections.abc import AsyncIterator
-from types import TracebackType
-from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from datetime import timedelta
+from typing import Any, ClassVar, Generic, TypeVar, overload
 from uuid import uuid4
 
 from holdfast import _keys
-from holdfast._engine.engine import Engine
 from holdfast._observe import point
+from holdfast._primitives import piping
 from holdfast._primitives.channels import Channel, name_and_type
+from holdfast._primitives.reading import Reader, open_reader, span_of
+from holdfast._primitives.recorded import RecordedReader
+from holdfast._primitives.trimming import TrimStream, check_before, trim
 from holdfast._run.context import Branch, StepScope, current_scope
 from holdfast._run.operation import Operation, Wait, call
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Close, Code, Write
-from holdfast._store.looks import StreamLook, StreamNews, StreamValue
-from holdfast.errors import NotInWorkflow, StreamClosed, WorkflowNotFound
-from holdfast.types import Item
+from holdfast.errors import StreamClosed
 
 T = TypeVar("T")
 INSTEAD = "only a workflow writes its streams"
@@ -42,9 +44,58 @@ class Stream(Channel[T], Generic[T]):
         """Ends the stream; see `holdfast.close_stream`."""
         return close_stream(self)
 
-    def read(self, workflow_id: str, *, after: int | None = None) -> "Reader[T]":
+    def read(
+        self, workflow_id: str, *, after: int | None = None, last: int | None = None, follow: bool = True
+    ) -> Reader[T]:
         """Reads a stream; see `holdfast.read_stream`."""
-        return read_stream(workflow_id, self, after=after)
+        return read_stream(workflow_id, self, after=after, last=last, follow=follow)
+
+    def trim(self, before: int) -> Wait[int]:
+        """Forgets the values before an offset; see `holdfast.trim_stream`."""
+        return trim_stream(self, before)
+
+    def pipe(
+        self, source: AsyncIterable[T], *, every: float | timedelta = 0.05, most: int | None = None
+    ) -> AsyncIterator[T]:
+        """Passes the items of `source` through, and writes them in their order, several in one commit.
+
+        In a step: an item is written at once if nothing has been written for `every` seconds, else with those
+        that come until then, or until there are `most` (100) of them or 1 MiB; meanwhile items go on to the
+        loop. When the source ends, all are written before the loop ends; when it raises, or the step is
+        cancelled, what has been passed is written before the error goes on. Who leaves the loop early and
+        wants to be sure of the same closes it: `async with contextlib.aclosing(tokens.pipe(source)) as …`. As
+        with every write from a step, all values of all tries are visible; `Item.attempt` tells them apart
+        [S2].
+
+        In workflow code each batch is a durable call, exactly once, and is written before its last item goes
+        on. Batches must be the same on a replay, so the clock has no say: they are of `most` items, 1 unless
+        given, and of what is left when the source ends or raises; leaving the loop early leaves that
+        unwritten. The source runs again on a replay and must give the same items, as everything in workflow
+        code must: one that asks the world belongs into a step.
+
+        Raises (at the item after it, or at the end):
+            StreamClosed: if the stream has been closed [S3].
+            PayloadNotSerializable, PayloadTooLarge: at the item that cannot be written; those before it are.
+            NotInWorkflow: outside a workflow and its steps.
+
+        Example:
+            >>> async def complete(tokens: Stream[str], model: AsyncIterable[str]) -> str:
+            ...     return "".join([token async for token in tokens.pipe(model)])
+        """
+        piping.check_source(source)
+        seconds, count = piping.seconds_between(every), piping.check_most(most)
+        found = current_scope("pipe", INSTEAD)
+        if isinstance(found, Branch):
+            return piping.pipe_by_count(source, count or 1, lambda values: write_stream(self, *values))
+        name, run = self.name, found.run
+        return piping.pipe_by_time(
+            source,
+            lambda value: _encode(run, name, (value,))[0],
+            lambda payloads: _write_from_step(found, name, payloads),
+            every=seconds,
+            most=count or piping.MOST_ITEMS,
+            name=name,
+        )
 
 
 def write_stream(key: "str | Stream[Any]", *values: object) -> Wait[None]:
@@ -67,7 +118,7 @@ def write_stream(key: "str | Stream[Any]", *values: object) -> Wait[None]:
     found = current_scope("write_stream", INSTEAD)
     if isinstance(found, Branch):
         return call(found, WriteStream(name, values))
-    return Wait(lambda: _write_from_step(found, name, values))
+    return Wait(lambda: _write_from_step(found, name, _encode(found.run, name, values)))
 
 
 class WriteStream(Operation[None]):
@@ -105,13 +156,13 @@ class WriteStream(Operation[None]):
             raise StreamClosed(self.name)
 
 
-def _encode(run: Run, key: str, values: tuple[object, ...]) -> list[bytes]:
+def _encode(run: Run, key: str, values: Iterable[object]) -> list[bytes]:
     engine = run.executor.engine
     context = engine.context(run.workflow_id, "stream", key)
     return [engine.codec.encode(value, context) for value in values]
 
 
-async def _write_from_step(found: StepScope, key: str, values: tuple[object, ...]) -> None:
+async def _write_from_step(found: StepScope, key: str, payloads: list[bytes]) -> None:
     run = found.run
     (answer,) = await run.commit(
         Write(
@@ -120,7 +171,7 @@ async def _write_from_step(found: StepScope, key: str, values: tuple[object, ...
             within=True,
             token=uuid4(),
             key=key,
-            payloads=_encode(run, key, values),
+            payloads=payloads,
             attempt=found.attempt,
         )
     )
@@ -171,130 +222,101 @@ async def _close_from_step(found: StepScope, key: str) -> None:
     await found.run.commit(Close(owner=found.run.owner, step_id=found.step_id, within=True, key=key))
 
 
-@overload
-def read_stream(workflow_id: str, key: Stream[T], *, after: int | None = None) -> "Reader[T]": ...
-@overload
-def read_stream(workflow_id: str, key: str, *, after: int | None = None, type: type[T]) -> "Reader[T]": ...
-@overload
-def read_stream(
-    workflow_id: str, key: str | Stream[Any], *, after: int | None = None, type: object = ...
-) -> "Reader[Any]": ...
-def read_stream(
-    workflow_id: str, key: str | Stream[Any], *, after: int | None = None, type: object = Any
-) -> "Reader[Any]":
-    """Reads a workflow's stream from its beginning, or behind offset `after`; in a step.
+def trim_stream(key: "str | Stream[Any]", before: int) -> Wait[int]:
+    """Forgets the values of a stream of this workflow before offset `before`; gives the oldest offset that is
+    still kept.
+
+    Offsets go on and are not given again; beyond the end of the stream, only what has been written is
+    forgotten. A reader whose next value is gone gets `StreamTrimmed`; one that begins at the beginning begins
+    at the oldest value kept; what a reader has fetched already it still gives. Recorded in a workflow, and
+    harmless to do twice.
 
     Raises:
-        NotInWorkflow: outside a step; there, use `Runtime.read_stream`.
+        ValueError: if `before` is negative.
+        InvalidName: if the name cannot be one [K1].
+        NotInWorkflow: outside a workflow; there, use `Runtime.trim_stream`.
+
+    Example:
+        >>> async def work(written: int) -> None:
+        ...     await trim_stream("progress", written - 1000)
     """
+    name, _ = name_and_type(key, "stream name", Any)
+    offset = check_before(before)
+    found = current_scope("trim_stream", "from outside, use Runtime.trim_stream or Client.trim_stream")
+    if isinstance(found, Branch):
+        return call(found, TrimStream(name, offset))
+    run = found.run
+    return Wait(lambda: trim(run.executor.engine, run.workflow_id, name, offset))
+
+
+@overload
+def read_stream(
+    workflow_id: str,
+    key: Stream[T],
+    *,
+    after: int | None = None,
+    last: int | None = None,
+    follow: bool = True,
+) -> Reader[T]: ...
+@overload
+def read_stream(
+    workflow_id: str,
+    key: str,
+    *,
+    after: int | None = None,
+    last: int | None = None,
+    follow: bool = True,
+    type: type[T],
+) -> Reader[T]: ...
+@overload
+def read_stream(
+    workflow_id: str,
+    key: str | Stream[Any],
+    *,
+    after: int | None = None,
+    last: int | None = None,
+    follow: bool = True,
+    type: object = ...,
+) -> Reader[Any]: ...
+def read_stream(
+    workflow_id: str,
+    key: str | Stream[Any],
+    *,
+    after: int | None = None,
+    last: int | None = None,
+    follow: bool = True,
+    type: object = Any,
+) -> Reader[Any]:
+    """Reads a workflow's stream, its own or another's, live until it ends [S4, S5].
+
+    From the beginning, or behind offset `after`, or with `last=k` from the k-th value before the end as it is
+    when the reader first looks (0: only what is written from then on). With `follow=False` it gives what is
+    there when it first looks, and stops; what is written or closed meanwhile does not matter.
+
+    In workflow code, what is read is recorded in batches of up to 500 values or about 1 MiB: a replay gets
+    the same values without reading, and goes on behind them [S8]. Fetching a batch is a durable call, made
+    where the loop asks for a value and has none at hand; `anext(reader)` gives it as a `Wait`. One task at a
+    time may read. In a step nothing is recorded: each try reads anew.
+
+    Raises:
+        ValueError: if `after` or `last` is out of range, or both are given.
+        NotInWorkflow: outside a workflow and its steps; there, use `Runtime.read_stream`.
+    Raises (when iterated):
+        WorkflowNotFound: if there is no such workflow; recorded in workflow code.
+        StreamTrimmed: if the value behind `after` is no longer kept.
+        RuntimeError: if another task waits for the reader's next value.
+
+    Example:
+        >>> async def relay(other: str) -> None:
+        ...     async for token in read_stream(other, "tokens", type=str):
+        ...         await write_stream("copy", token)
+    """
+    span = span_of(after, last, follow)
     found = current_scope(
         "read_stream", "from outside, use Runtime.read_stream, Client.read_stream or Handle.read"
     )
-    if isinstance(found, Branch):
-        raise NotInWorkflow("read_stream would not be the same on a replay: read inside a step")
-    return open_reader(found.run.executor.engine, workflow_id, key, after=after, type=type)
-
-
-def open_reader(
-    engine: Engine, workflow_id: str, key: "str | Stream[Any]", *, after: int | None, type: object
-) -> "Reader[Any]":
-    """A reader over an engine. No I/O until it is iterated."""
+    engine = found.run.executor.engine
+    if isinstance(found, StepScope):
+        return open_reader(engine, workflow_id, key, span, type)
     name, kind = name_and_type(key, "stream name", type)
-    if after is not None and after < -1:
-        raise ValueError(
-            "after is the offset of the last value already read: 0 or more, or None for the beginning"
-        )
-    return Reader(engine, _keys.check_workflow_id(workflow_id), name, -1 if after is None else after, kind)
-
-
-class Reader(AsyncIterator[T], Generic[T]):
-    """The values of one stream, in order, as they are committed [S5]. `async for value in reader`.
-
-    It stops when the stream has been closed, or when its workflow is no longer active, after the last value
-    [S4]. `closed` and `ended` tell afterwards which it was. Between two values it holds nothing but values
-    already read, so that it may be dropped at any time [S9].
-    """
-
-    def __init__(self, engine: Engine, workflow_id: str, key: str, after: int, type: object) -> None:
-        self.closed: bool = False
-        self.ended: bool = False
-        self.offset: int = after
-        """The offset of the last value given; where another reader goes on with `after=`."""
-        self._engine = engine
-        self._workflow_id = workflow_id
-        self._key = key
-        self._type = type
-        self._context = engine.context(workflow_id, "stream", key)
-        self._bell = _keys.wake_key("stream", workflow_id, key)
-        self._end_bell = _keys.wake_key("end", workflow_id)
-        self._fetched: deque[StreamValue] = deque()
-        self._fetched_to = after
-        self._last: Literal["closed", "ended"] | None = None
-        self._dropped = False
-
-    def __aiter__(self) -> "Reader[T]":
-        return self
-
-    async def __anext__(self) -> T:
-        return (await self._next()).value
-
-    async def _next(self) -> Item[T]:
-        while not self._fetched and not self.ended and not self._dropped:
-            await self._fetch()
-        if not self._fetched or self._dropped:
-            raise StopAsyncIteration
-        found = self._fetched.popleft()
-        self.offset = found.offset
-        value = self._engine.codec.decode(found.payload, self._type, self._context)
-        return Item(value=value, offset=found.offset, attempt=found.attempt)
-
-    async def _fetch(self) -> None:
-        """Waits for the next values, or for the end."""
-        if self._last is not None:
-            self.ended, self.closed = True, self._last == "closed"
-            return
-        news = await self._engine.waiters.until((self._bell, self._end_bell), self._look)
-        assert news is not None, "a wait without a deadline ends with news"
-        if self._dropped:
-            return
-        if news.status is None:
-            raise WorkflowNotFound(self._workflow_id)
-        self._fetched.extend(news.values)
-        if news.values:
-            self._fetched_to = news.values[-1].offset
-        if news.complete and (news.closed or not news.status.active):
-            self._last = "closed" if news.closed else "ended"
-
-    async def _look(self) -> StreamNews | None:
-        if self._dropped:
-            return StreamNews([], False, None)
-        return await self._engine.lookups.look(StreamLook(self._workflow_id, self._key, self._fetched_to))
-
-    async def collect(self) -> list[T]:
-        """Waits for the end of the stream and gives the values not yet read."""
-        return [value async for value in self]
-
-    async def items(self) -> AsyncIterator[Item[T]]:
-        """The values with their offsets and the attempt that wrote them: `Item(value, offset, attempt)`."""
-        while True:
-            try:
-                yield await self._next()
-            except StopAsyncIteration:
-                return
-
-    async def aclose(self) -> None:
-        """Stops the reader: whoever iterates it, or waits for its next value, gets no further one."""
-        self._dropped = True
-        self._fetched.clear()
-        self._engine.waiters.wake(self._bell)
-
-    async def __aenter__(self) -> "Reader[T]":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __repr__(self) -> str:
-        return f"<reader of stream {self._key!r} of workflow {self._workflow_id!r} at offset {self.offset}>"
+    return RecordedReader(engine, _keys.check_workflow_id(workflow_id), name, span, kind)

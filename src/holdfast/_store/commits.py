@@ -17,7 +17,7 @@ from holdfast._keys import wake_key
 MOST_RECORDS = 8000
 """A batch's places must stay below 8192: `seq` is batch * 8192 + place."""
 
-_WIDTHS = (11, 11, 9, 6, 7, 4, 3, 9, 4)
+_WIDTHS = (11, 11, 9, 6, 7, 4, 3, 10, 4)
 """Columns of calls, starts, sends, sets, writes, closes, undos, claims, ends: the order of `commit_batch`."""
 
 
@@ -346,7 +346,8 @@ class Claim(msgspec.Struct, kw_only=True, eq=False, gc=False):
     ever.
 
     `given`: the call, of whatever kind, takes and waits no longer: INTERRUPTED, its workflow has been
-    cancelled [W10]; or EXPIRED, the deadline of the block number `choice` around it has passed.
+    cancelled [W10]; or EXPIRED, the deadline of the block number `choice` around it has passed. `after`: the
+    offset behind which a read_stream reads, or the revision behind which a watch_event looks.
     """
 
     step_id: str
@@ -356,6 +357,7 @@ class Claim(msgspec.Struct, kw_only=True, eq=False, gc=False):
     timeout: float | None = None
     given: Code | None = None
     choice: int | None = None
+    after: int | None = None
 
 
 class Claims(Record, kw_only=True):
@@ -382,6 +384,7 @@ class Claims(Record, kw_only=True):
                     claim.timeout,
                     claim.given,
                     claim.choice,
+                    claim.after,
                 )
             )
             place += 1

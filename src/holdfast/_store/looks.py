@@ -1,10 +1,11 @@
 """What woken waiters outside workflows ask the tables: each question asks for many at once.
 
 Results are given by place, 0-based, in the order of the questions; a place that is missing has nothing to say
-yet.
+yet. What workflow code has read is kept in its journal, as bytes; here they become values again.
 """
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Any
 
 import msgspec
@@ -15,6 +16,12 @@ from holdfast.types import Status
 
 STREAM_BATCH = 500
 """Values of one stream that one look gives at most."""
+STREAM_BYTES = 1024 * 1024
+"""About how many bytes of them; one value is always given, however large."""
+
+_HEAD = Struct(">qhi")
+_OLDEST = Struct(">q")
+_BEGINNING = Struct(">qq")
 
 
 class ResultLook(msgspec.Struct, frozen=True, gc=False):
@@ -50,11 +57,14 @@ class EventNews(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamLook(msgspec.Struct, frozen=True, gc=False):
-    """What is in a stream behind offset `after`?"""
+    """What is in a stream behind offset `after`? With `last`: what are its last values, so many of them?
+    That is answered in any case.
+    """
 
     workflow_id: str
     key: str
     after: int = -1
+    last: int | None = None
 
 
 class StreamValue(msgspec.Struct, frozen=True, gc=False):
@@ -66,16 +76,27 @@ class StreamValue(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamNews(msgspec.Struct, frozen=True, gc=False):
-    """Values behind the offset, and what the stream had come to when they were read."""
+    """Values behind the offset, and what the stream had come to when they were read.
 
-    values: list[StreamValue]
+    `oldest`: the values before this offset have been trimmed. `length`: the offset of the next value to be
+    written. `status` None: there is no such workflow.
+    """
+
+    values: Sequence[StreamValue]
     closed: bool
     status: Status | None
+    oldest: int = 0
+    length: int = 0
 
     @property
     def complete(self) -> bool:
         """Are these values all there was?"""
-        return len(self.values) < STREAM_BATCH
+        return not self.values or self.values[-1].offset + 1 >= self.length
+
+    @property
+    def final(self) -> bool:
+        """Will nothing follow these values?"""
+        return self.complete and (self.closed or self.status is None or not self.status.active)
 
 
 def _status(code: int | None) -> Status | None:
@@ -104,15 +125,43 @@ async def look_streams(
 ) -> dict[int, StreamNews]:
     """Of those streams that have more values or have come to an end: the news."""
     ids, keys, afters = [a.workflow_id for a in asked], [a.key for a in asked], [a.after for a in asked]
-    rows = await connection.fetch(sql["streams.look"], ids, keys, afters, STREAM_BATCH)
+    lasts = [a.last for a in asked]
+    rows = await connection.fetch(sql["streams.look"], ids, keys, afters, lasts, STREAM_BATCH, STREAM_BYTES)
     news: dict[int, StreamNews] = {}
-    for place, offset, payload, attempt, closed, status in rows:
-        found = news.get(place - 1)
-        if found is None:
-            found = news[place - 1] = StreamNews([], closed, _status(status))
+    values: list[StreamValue] = []
+    for place, offset, payload, attempt, closed, status, oldest, length in rows:
+        if place - 1 not in news:
+            values = []
+            news[place - 1] = StreamNews(values, closed, _status(status), oldest, length)
         if offset is not None:
-            found.values.append(StreamValue(offset, payload, attempt))
+            values.append(StreamValue(offset, payload, attempt))
     return news
+
+
+def values_of(recorded: bytes) -> list[StreamValue]:
+    """The values in a record: framed as in sql/functions/03_reading.sql."""
+    values: list[StreamValue] = []
+    at = 0
+    while at < len(recorded):
+        offset, attempt, size = _HEAD.unpack_from(recorded, at)
+        at += _HEAD.size
+        values.append(StreamValue(offset, recorded[at : at + size], attempt))
+        at += size
+    return values
+
+
+def oldest_of(recorded: bytes) -> int | None:
+    """The oldest offset that was kept, of a record that says that what was asked for had been trimmed."""
+    if len(recorded) != _OLDEST.size:
+        return None
+    oldest: int = _OLDEST.unpack(recorded)[0]
+    return oldest
+
+
+def beginning_of(recorded: bytes) -> tuple[int, int]:
+    """The offset behind which to begin, and the length of the stream, of a record that found them out."""
+    position, length = _BEGINNING.unpack(recorded)
+    return position, length
 
 
 LOOKS: dict[type, Any] = {ResultLook: look_results, EventLook: look_events, StreamLook: look_streams}

@@ -1,0 +1,264 @@
+"""What workflow code reads of streams and events, recorded: so that a replay reads the same, without I/O.
+
+Where nothing is at hand, asking for the next value is a durable call. Its record holds what it has brought:
+of a stream a batch of values, from which the next ones are given without a call [S8]; of an event the value
+[E3]. The record stands for itself: what is trimmed or replaced later changes nothing.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from holdfast import _keys
+from holdfast._engine.engine import Engine
+from holdfast._primitives.reading import MOST_OFFSET, Reader, Span
+from holdfast._run.context import current_branch
+from holdfast._run.operation import Operation, Wait, claim, durable
+from holdfast._run.run import Run
+from holdfast._store.commits import Answer, Claim, Code
+from holdfast._store.looks import beginning_of, oldest_of, values_of
+from holdfast.errors import StreamTrimmed, WorkflowNotFound
+from holdfast.types import Item
+
+T = TypeVar("T")
+INSTEAD = "a reader that was opened in workflow code is used there"
+
+
+class Buffered(Wait[T]):
+    """A value at hand: awaiting it makes no durable call."""
+
+    __slots__ = ()
+
+
+class Reading(Operation[T]):
+    """A claim of what lies behind a place in a workflow's stream or event."""
+
+    __slots__ = ("after", "bell", "name", "target")
+
+    def __init__(self, target: str, key: str, after: int, bell: str) -> None:
+        self.target = target
+        self.name = key
+        self.after = after
+        self.bell = bell
+
+    async def perform(self, run: Run, step_id: str) -> Answer:
+        claimed = Claim(step_id=step_id, kind=self.kind, name=self.name, target=self.target, after=self.after)
+        return await claim(run, claimed, (self.bell, _keys.wake_key("end", self.target)))
+
+
+class RecordedReader(Reader[T]):
+    """A reader in workflow code; `anext` gives a durable call."""
+
+    def __init__(self, engine: Engine, workflow_id: str, key: str, span: Span, type: object) -> None:
+        super().__init__(engine, workflow_id, key, span, type)
+        self.bell = _keys.wake_key("stream", workflow_id, key)
+        self._opened = span.follow and span.last is None
+        self._stood: Literal["closed", "ended", "stopped"] = "stopped"
+
+    def __anext__(self) -> Wait[T]:
+        return Buffered(self._give) if self._at_hand else self._ask(self._take_value)
+
+    @property
+    def _at_hand(self) -> bool:
+        return self._index < len(self._page) or self._over()
+
+    async def _give(self) -> T:
+        if self._index < len(self._page):
+            return self._take_value()
+        if self._over():
+            raise StopAsyncIteration
+        raise self._busy()
+
+    async def _next(self) -> Item[T]:
+        if not self._at_hand:
+            item: Item[T] = await self._ask(self._take)
+            return item
+        if self._over():
+            raise StopAsyncIteration
+        return self._take()
+
+    def _take_value(self) -> T:
+        return self._take().value
+
+    def _busy(self) -> RuntimeError:
+        return RuntimeError(f"{self!r} is read by another task; one task at a time may read")
+
+    def _ask(self, give: "Callable[[], Any]") -> Wait[Any]:
+        """The durable call that fetches the next batch, and gives the first of it."""
+        branch = current_branch("reading a stream opened in workflow code", INSTEAD)
+        opening = None if self._opened else branch.next_step_id()
+        step_id = branch.next_step_id()
+        read = ReadStream(self, self.offset, give)
+        if opening is None:
+            return Wait(partial(self._read, branch.run, None, step_id, read), read)
+        return Wait(partial(self._read, branch.run, opening, step_id, read))
+
+    async def _read(self, run: Run, opening: str | None, step_id: str, read: "ReadStream") -> Any:
+        if self._fetching:
+            raise self._busy()
+        self._fetching = True
+        try:
+            if opening is not None:
+                await durable(run, opening, OpenStream(self, self._span))
+                if self._over():
+                    raise StopAsyncIteration
+                read.after = self.offset
+            return await durable(run, step_id, read)
+        finally:
+            self._fetching = False
+
+    def open(self, position: int, length: int, stood: Literal["closed", "ended", "stopped"]) -> None:
+        """Begins behind a position; and ends, unless it follows, where the stream ended then."""
+        self._opened = True
+        self.offset = position
+        if not self._span.follow:
+            self._stop, self._stood = length, stood
+            self._finish_at(position + 1)
+
+    def receive(self, values: bytes, after: int) -> None:
+        """Has a recorded batch at hand, of what lies behind an offset."""
+        if self.offset != after:
+            raise self._busy()
+        oldest = oldest_of(values)
+        if oldest is not None:
+            raise StreamTrimmed(oldest)
+        batch = values_of(values)
+        if batch[0].offset > after + 1 and after != -1:
+            raise StreamTrimmed(batch[0].offset)
+        self._put(batch)
+        self._finish_at(batch[-1].offset + 1)
+
+    def finish(self, last: Literal["closed", "ended"]) -> None:
+        """Nothing follows."""
+        self._last = last
+        self._over()
+
+    def _finish_at(self, reached: int) -> None:
+        if self._stop is not None and reached >= self._stop:
+            self._last = self._stood
+
+
+class ReadStream(Reading[Any]):
+    """The next values of a stream as this workflow has read them; gives the first of them."""
+
+    __slots__ = ("give", "reader")
+    kind: ClassVar[str] = "read_stream"
+
+    def __init__(self, reader: RecordedReader[Any], after: int, give: Callable[[], Any]) -> None:
+        super().__init__(reader.workflow_id, reader.key, after, reader.bell)
+        self.reader = reader
+        self.give = give
+
+    def conclude(self, run: Run, answer: Answer) -> Any:
+        _check(self, run, answer)
+        if answer.code is not Code.VALUE or answer.payload is None:
+            self.reader.finish("closed" if answer.code is Code.CLOSED else "ended")
+            raise StopAsyncIteration
+        self.reader.receive(answer.payload, self.after)
+        return self.give()
+
+
+class OpenStream(Reading[None]):
+    """Where a reader begins and ends that counts from the end, or does not follow."""
+
+    __slots__ = ("reader", "span")
+    kind: ClassVar[str] = "read_stream"
+
+    def __init__(self, reader: RecordedReader[Any], span: Span) -> None:
+        last = (MOST_OFFSET if span.after == -1 else 0) if span.last is None else span.last
+        super().__init__(reader.workflow_id, reader.key, -2 - last, reader.bell)
+        self.reader = reader
+        self.span = span
+
+    def conclude(self, run: Run, answer: Answer) -> None:
+        _check(self, run, answer)
+        assert answer.payload is not None
+        position, length = beginning_of(answer.payload)
+        stood: Literal["closed", "ended", "stopped"] = "stopped"
+        if answer.code is not Code.VALUE:
+            stood = "closed" if answer.code is Code.CLOSED else "ended"
+        self.reader.open(position if self.span.after == -1 else self.span.after, length, stood)
+
+
+def _check(operation: Reading[Any], run: Run, answer: Answer) -> None:
+    if answer.code is Code.ERROR:
+        raise operation.failure(run, answer)
+    if answer.code is Code.NOT_FOUND:
+        raise WorkflowNotFound(operation.target)
+
+
+class RecordedWatch(AsyncIterator[T], Generic[T]):
+    """The values of an event as workflow code sees them; `anext` gives a durable call."""
+
+    __slots__ = ("_bell", "_engine", "_key", "_over", "_revision", "_type", "_waiting", "_workflow_id")
+
+    def __init__(self, engine: Engine, workflow_id: str, key: str, type: object) -> None:
+        self._engine = engine
+        self._workflow_id = workflow_id
+        self._key = key
+        self._type = type
+        self._bell = _keys.wake_key("event", workflow_id, key)
+        self._revision = 0
+        self._over = False
+        self._waiting = False
+
+    def __aiter__(self) -> "RecordedWatch[T]":
+        return self
+
+    def __anext__(self) -> Wait[T]:
+        if self._over:
+            return Buffered(self._stop)
+        branch = current_branch("watching an event from workflow code", INSTEAD)
+        watch = WatchEvent(self, self._workflow_id, self._key, self._revision, self._bell)
+        return Wait(partial(self._watch, branch.run, branch.next_step_id(), watch), watch)
+
+    async def _watch(self, run: Run, step_id: str, watch: "WatchEvent") -> T:
+        if self._waiting:
+            raise self._busy()
+        self._waiting = True
+        try:
+            value: T = await durable(run, step_id, watch)
+        finally:
+            self._waiting = False
+        return value
+
+    async def _stop(self) -> T:
+        raise StopAsyncIteration
+
+    def _busy(self) -> RuntimeError:
+        return RuntimeError(f"{self!r} is watched by another task; one task at a time may watch")
+
+    def receive(self, recorded: bytes, after: int) -> T:
+        """The recorded value that was the latest behind a revision."""
+        if self._revision != after:
+            raise self._busy()
+        (found,) = values_of(recorded)
+        self._revision = found.offset
+        context = self._engine.context(self._workflow_id, "event", self._key)
+        value: T = self._engine.codec.decode(found.payload, self._type, context)
+        return value
+
+    def finish(self) -> None:
+        """Nothing follows."""
+        self._over = True
+
+    def __repr__(self) -> str:
+        return f"<watch of event {self._key!r} of workflow {self._workflow_id!r}>"
+
+
+class WatchEvent(Reading[Any]):
+    """The next value of an event as this workflow has seen it."""
+
+    __slots__ = ("watch",)
+    kind: ClassVar[str] = "watch_event"
+
+    def __init__(self, watch: RecordedWatch[Any], target: str, key: str, after: int, bell: str) -> None:
+        super().__init__(target, key, after, bell)
+        self.watch = watch
+
+    def conclude(self, run: Run, answer: Answer) -> Any:
+        _check(self, run, answer)
+        if answer.code is not Code.VALUE or answer.payload is None:
+            self.watch.finish()
+            raise StopAsyncIteration
+        return self.watch.receive(answer.payload, self.after)
