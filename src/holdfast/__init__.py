@@ -9,6 +9,7 @@ from holdfast._api.runtime import Runtime
 from holdfast._primitives.events import Event, get_event, set_event, watch_event
 from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic, recv, send
+from holdfast._primitives.requests import Request
 from holdfast._primitives.steps import Step, step
 from holdfast._primitives.streams import Reader, Stream, close_stream, read_stream, write_stream
 from holdfast._primitives.timers import now, random, sleep, sleep_until, uuid
@@ -31,6 +32,7 @@ from holdfast.errors import (
     RecordRejected,
     RegistrationError,
     RemoteError,
+    RequestRejected,
     SchemaError,
     SchemaMissing,
     SchemaTooNew,
@@ -38,6 +40,7 @@ from holdfast.errors import (
     StepFailed,
     StreamClosed,
     StreamTrimmed,
+    TokenRejected,
     WaitTimeout,
     WorkflowCancelled,
     WorkflowConflict,
@@ -73,6 +76,8 @@ __all__ = [
     "RecordRejected",
     "RegistrationError",
     "RemoteError",
+    "Request",
+    "RequestRejected",
     "Runtime",
     "SchemaError",
     "SchemaMissing",
@@ -86,6 +91,7 @@ __all__ = [
     "Stream",
     "StreamClosed",
     "StreamTrimmed",
+    "TokenRejected",
     "Topic",
     "Transaction",
     "Wait",

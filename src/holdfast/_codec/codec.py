@@ -1,6 +1,7 @@
 """The codec of one runtime or client: limits, the user's payload codec, one door for every kind of payload.
 
-The JSON is made in `payloads`, `calls` and `failures`; this room adds what depends on settings [K2] [K3].
+The JSON is made in `payloads`, `calls`, `failures` and `replies`; this room adds what depends on settings
+[K2] [K3].
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from holdfast._codec import calls, failures, payloads
+from holdfast._codec import calls, failures, payloads, replies
 from holdfast._codec.calls import Parameters
 from holdfast._codec.failures import ErrorRegistry
 from holdfast.errors import ConfigurationError, PayloadDecodeError, PayloadTooLarge
@@ -40,10 +41,14 @@ class Codec:
             PayloadNotSerializable: if it cannot be JSON; NaN and infinities cannot.
             PayloadTooLarge: if it takes more than `max_payload` bytes.
         """
+        data = self._to_json(value)
+        return data if self._payload_codec is None else self._apply(data, context)
+
+    def _to_json(self, value: object) -> bytes:
         data = payloads.encode(value)
         if len(data) > self._max_payload:
             raise PayloadTooLarge(len(data), self._max_payload)
-        return data if self._payload_codec is None else self._apply(data, context)
+        return data
 
     @overload
     def decode(self, data: bytes, type: type[T], context: PayloadContext) -> T: ...
@@ -59,10 +64,7 @@ class Codec:
         decode = payloads.decoder(type)
         if self._payload_codec is not None:
             data = self._open(data, context)
-        try:
-            return decode(data)
-        except Exception as error:  # classes check themselves in there with code of their own
-            raise payloads.misfit(error) from None
+        return _decoded(data, decode)
 
     def check_type(self, type: object) -> None:
         """Find out early whether values of this type can be read from JSON.
@@ -105,6 +107,35 @@ class Codec:
         """
         return failures.rebuild(self._load_failure(data, context), registry)
 
+    def encode_reply(self, value: object, context: PayloadContext) -> bytes:
+        """The bytes to store for the reply to a request.
+
+        Raises:
+            PayloadNotSerializable, PayloadTooLarge: as `encode` does.
+        """
+        return self._apply(replies.accept(self._to_json(value)), context)
+
+    def encode_rejection(self, error: BaseException, context: PayloadContext) -> bytes:
+        """The bytes to store for the exception that answers a request instead. Never fails."""
+        return self._apply(replies.reject(failures.encode(error)), context)
+
+    def decode_reply(
+        self, data: bytes, type: object, context: PayloadContext, registry: ErrorRegistry
+    ) -> Any:  # noqa: ANN401 - of the type asked for
+        """The value in a stored reply.
+
+        Raises:
+            the exception that is in it instead, rebuilt as `decode_error` does.
+            PayloadDecodeError: if the value does not fit the type.
+        """
+        try:
+            envelope = replies.load(self._open(data, context))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise payloads.misfit(error) from None
+        if envelope.error is not None:
+            raise failures.rebuild(envelope.error, registry)
+        return _decoded(bytes(envelope.value), payloads.decoder(type))
+
     def describe_error(self, data: bytes, context: PayloadContext) -> str:
         """Type and text of a stored exception, for lists and people, without rebuilding it."""
         return failures.describe(self._load_failure(data, context))
@@ -135,3 +166,10 @@ class Codec:
         except Exception as error:  # whatever the user's codec raises for bytes that it did not make
             name = type(self._payload_codec).__qualname__
             raise PayloadDecodeError(f"the payload codec `{name}` cannot decode the stored bytes") from error
+
+
+def _decoded(data: bytes, decode: payloads.Decode) -> Any:  # noqa: ANN401 - of whatever type it decodes to
+    try:
+        return decode(data)
+    except Exception as error:  # classes check themselves in there with code of their own
+        raise payloads.misfit(error) from None
