@@ -86,7 +86,8 @@ begin
 end
 $$;
 
--- Event values: the next revisions of their keys, in the order of their places [E1].
+-- Event values: the next revisions of their keys, in the order of their places [E1]. The reply to a request is one too, and
+-- the first that is committed is the only one: any other is dropped silently, for a step may try again what it has done.
 create or replace function holdfast.commit_events(
     owned text[], done integer[], places integer[], runs integer[], steps text[], keys text[], payloads bytea[], tokens uuid[]
 ) returns void
@@ -95,13 +96,16 @@ $$
 begin
     insert into holdfast.events (workflow_id, key, revision, payload, step_id, token, created_at)
     select owned[e.run], e.key,
-        coalesce(latest.revision, 0) + row_number() over (partition by e.run, e.key order by e.place),
+        coalesce(latest.revision, 0) + e.rank,
         e.payload, e.step, e.token, holdfast.now()
-    from unnest(places, runs, steps, keys, payloads, tokens) as e (place, run, step, key, payload, token)
+    from (
+        select s.*, starts_with(s.key, 'holdfast:reply:') as reply, row_number() over (partition by s.run, s.key order by s.place) as rank
+        from unnest(places, runs, steps, keys, payloads, tokens) as s (place, run, step, key, payload, token)
+        where owned[s.run] is not null and s.place <> all (done)) e
     left join lateral (
         select v.revision from holdfast.events v where v.workflow_id = owned[e.run] and v.key = e.key
         order by v.revision desc limit 1) latest on true
-    where owned[e.run] is not null and e.place <> all (done);
+    where not e.reply or (e.rank = 1 and latest.revision is null);
 end
 $$;
 

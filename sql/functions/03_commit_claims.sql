@@ -1,5 +1,7 @@
--- Calls that take or wait: recv, get_event, run and result (of another workflow), sleep, sleep_until, read_stream and
--- watch_event (what lies behind `after`). Each either completes its journal row together with what it takes, or has its deadline recorded and is told how long is left [W9, M4, M6].
+-- Calls that take or wait: recv, get_event, ask (name is the key of the reply here, and the topic in its row), run and
+-- result (of another workflow), sleep, sleep_until, read_stream and watch_event (what lies behind `after`). Each either
+-- completes its journal row together with what it takes, or has its deadline recorded and is told how long is left [W9,
+-- M4, M6].
 -- Says of every claim: its outcome (0 value, 1 error, 3 timeout, 4 not found, 5 finished, 7 closed, 8 cancelled,
 -- 9 quarantined) or
 -- what was given: 2 interrupted [W10] or 13 expired, over whatever was recorded (the caller never saw it), or
@@ -34,6 +36,7 @@ begin
                 when a.kind = 'read_stream' then
                     case when w.status is null then 4 when r.batch is not null and a.after >= -1 then 0 when r.closed then 7
                         when w.status > 2 then 5 when r.batch is not null then 0 end
+                when a.kind = 'ask' then case when e.payload is not null then 0 when w.status is null then 4 when w.status > 2 then 5 end
                 when a.kind in ('run', 'result') then
                     case when w.status is null then 4 else (array[0, 1, 8, 9])[w.status - 2] end
             end)::smallint as outcome,
@@ -47,11 +50,12 @@ begin
             order by m.id offset a.rank - 1 limit 1) m on a.kind = 'recv' and not a.already and a.given is null
         left join lateral (
             select e.payload from holdfast.events e where e.workflow_id = a.target and e.key = a.name
-            order by e.revision desc limit 1) e on a.kind = 'get_event' and not a.already and a.given is null
+            order by e.revision desc limit 1) e on a.kind in ('get_event', 'ask') and not a.already and a.given is null
         left join lateral (
             select w.status, case when a.kind in ('run', 'result') and w.status > 2 then w.output end as output
             from holdfast.workflows w where w.id = a.target limit 1) w
-            on a.kind in ('get_event', 'run', 'result', 'read_stream', 'watch_event') and not a.already and a.given is null
+            on a.kind in ('get_event', 'ask', 'run', 'result', 'read_stream', 'watch_event') and not a.already
+                and a.given is null
         left join lateral (
             select case when a.kind = 'read_stream' then holdfast.recorded_values(a.target, a.name, a.after)
                     else holdfast.framed_event(a.target, a.name, a.after) end as batch,

@@ -96,6 +96,7 @@ begin
             place := refused.r_place; code := refused.r_code; return next;
             if array_position(call_place, place) is not null then
                 call_outcome[array_position(call_place, place)] := code;
+                call_open[array_position(call_place, place)] := false;
             end if;
         end loop;
     end if;

@@ -10,6 +10,7 @@ from holdfast._primitives.events import Event, get_event, set_event, watch_event
 from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic, recv, send
 from holdfast._primitives.reading import Reader
+from holdfast._primitives.requests import Request
 from holdfast._primitives.steps import Step, step
 from holdfast._primitives.streams import Stream, close_stream, read_stream, trim_stream, write_stream
 from holdfast._primitives.timers import now, random, sleep, sleep_until, uuid
@@ -33,6 +34,7 @@ from holdfast.errors import (
     RecordRejected,
     RegistrationError,
     RemoteError,
+    RequestRejected,
     SchemaError,
     SchemaMissing,
     SchemaTooNew,
@@ -40,6 +42,7 @@ from holdfast.errors import (
     StepFailed,
     StreamClosed,
     StreamTrimmed,
+    TokenRejected,
     WaitTimeout,
     WorkflowCancelled,
     WorkflowConflict,
@@ -76,6 +79,8 @@ __all__ = [
     "RecordRejected",
     "RegistrationError",
     "RemoteError",
+    "Request",
+    "RequestRejected",
     "Runtime",
     "SchemaError",
     "SchemaMissing",
@@ -89,6 +94,7 @@ __all__ = [
     "Stream",
     "StreamClosed",
     "StreamTrimmed",
+    "TokenRejected",
     "Topic",
     "Transaction",
     "Wait",

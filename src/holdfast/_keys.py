@@ -20,7 +20,10 @@ __all__ = [
     "check_name",
     "check_workflow_id",
     "child_id",
+    "new_request",
     "new_workflow_id",
+    "reply_key",
+    "token_key",
     "wake_key",
 ]
 
@@ -29,6 +32,9 @@ MAX_ID: Final = 512
 
 MAX_NAME: Final = 256
 """Bytes of UTF-8 that a topic, key, stream name, dedup key or definition's name may take."""
+
+RESERVED: Final = "holdfast:"
+"""What names of the library's own begin with, and no others."""
 
 
 def check_workflow_id(workflow_id: str) -> str:
@@ -44,9 +50,13 @@ def check_name(name: str, what: str) -> str:
     """Return the name as a plain `str` if it may be one; `what` ("topic", "stream", ...) goes into the error.
 
     Raises:
-        InvalidName: if it is no string, empty, longer than 256 bytes, or holds NUL or a lone surrogate.
+        InvalidName: if it is no string, empty, longer than 256 bytes, holds NUL or a lone surrogate, or
+            begins with `holdfast:`, as only the library's own names do.
     """
-    return _check(name, what, MAX_NAME)
+    checked = _check(name, what, MAX_NAME)
+    if checked.startswith(RESERVED):
+        raise InvalidName(f"{what} must not begin with {RESERVED!r}: such names are the library's own")
+    return checked
 
 
 def _check(name: str, what: str, limit: int) -> str:
@@ -128,6 +138,21 @@ def new_workflow_id() -> str:
     fraction = rest * 4096 // 1_000_000
     digits = f"{milliseconds & 0xFFFFFFFFFFFF:012x}7{fraction:03x}{_variant_bits():016x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def new_request() -> str:
+    """A fresh id for a request, which its message carries and its reply is found by."""
+    return os.urandom(16).hex()
+
+
+def reply_key(request: str) -> str:
+    """The key of the event with which a workflow replies to a request."""
+    return f"{RESERVED}reply:{request}"
+
+
+def token_key(nonce: bytes) -> str:
+    """The dedup key of the message that a token sends."""
+    return f"{RESERVED}token:{nonce.hex()}"
 
 
 def _variant_bits() -> int:

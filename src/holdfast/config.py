@@ -71,7 +71,10 @@ class Settings:
     """Applied to every stored payload, errors included: encryption, compression [K3]."""
 
     hmac_keys: Sequence[bytes] | None = field(default=None, repr=False)
-    """Secrets of at least 16 bytes that sign every stored payload: the first signs, any of them verifies."""
+    """Secrets that sign the tokens of `Runtime.token`, at least 16 bytes each, better 32 random ones: the
+    first signs, any of them verifies. To rotate, give a new one last to every process, then first, and drop
+    the old one once its tokens have expired.
+    """
 
     def __post_init__(self) -> None:
         for name in ("lease", "heartbeat", "database_patience"):

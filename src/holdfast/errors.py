@@ -24,6 +24,7 @@ __all__ = [
     "PayloadTooLarge",
     "RegistrationError",
     "RemoteError",
+    "RequestRejected",
     "SchemaError",
     "SchemaMissing",
     "SchemaTooNew",
@@ -31,6 +32,7 @@ __all__ = [
     "StepFailed",
     "StreamClosed",
     "StreamTrimmed",
+    "TokenRejected",
     "WaitTimeout",
     "WorkflowCancelled",
     "WorkflowConflict",
@@ -243,6 +245,20 @@ class WaitTimeout(HoldfastError, TimeoutError):
     """A wait reached its deadline before what it waited for happened. Nothing was consumed."""
 
     def __init__(self, message: str = "the wait timed out") -> None:
+        super().__init__(message)
+
+
+class RequestRejected(HoldfastError):
+    """The workflow that was asked has rejected the request, with this text and no error of its own [M11]."""
+
+
+class TokenRejected(HoldfastError, PermissionError):
+    """The token sends nothing: expired, forged, used already, or for a workflow that takes no messages [M12].
+
+    Which of these it is, is not told: whoever holds a token learns nothing from trying.
+    """
+
+    def __init__(self, message: str = "this token is not valid, or no longer") -> None:
         super().__init__(message)
 
 

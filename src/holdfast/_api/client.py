@@ -8,10 +8,11 @@ from uuid import uuid4
 
 from holdfast import _keys
 from holdfast._api.control import Control
+from holdfast._api.tokens import Tokens
 from holdfast._codec import ErrorRegistry
 from holdfast._engine.engine import Engine
 from holdfast._observe import point
-from holdfast._primitives import events, messages
+from holdfast._primitives import events, messages, requests
 from holdfast._primitives.channels import name_and_type
 from holdfast._primitives.events import Event
 from holdfast._primitives.handles import Handle
@@ -26,6 +27,7 @@ from holdfast.errors import WorkflowConflict
 from holdfast.types import MISSING
 
 T = TypeVar("T")
+A = TypeVar("A")
 D = TypeVar("D")
 R = TypeVar("R")
 Existing = Literal["attach", "raise"]
@@ -65,6 +67,7 @@ class Client(Control):
         self._migrate = migrate
         self._errors = ErrorRegistry(errors)
         self._settings = settings or Settings()
+        self._tokens = Tokens(self._schema, self._settings.hmac_keys)
         self._app_version: str | None = None
 
     def _build(self, dsn: str) -> Engine:
@@ -227,6 +230,89 @@ class Client(Control):
             TypeError, ConfigurationError: for a `conn` that `start` would not take.
         """
         await messages.send_from_outside(self.engine, workflow_id, message, topic, key, conn)
+
+    @overload
+    async def ask(
+        self,
+        workflow_id: str,
+        topic: Topic[T, A],
+        value: T,
+        *,
+        timeout: float | timedelta | None = None,
+    ) -> A: ...
+    @overload
+    async def ask(
+        self,
+        workflow_id: str,
+        topic: str,
+        value: object,
+        *,
+        timeout: float | timedelta | None = None,
+        type: object = ...,
+    ) -> Any: ...
+    async def ask(
+        self,
+        workflow_id: str,
+        topic: str | Topic[Any, Any],
+        value: object,
+        *,
+        timeout: float | timedelta | None = None,
+        type: object = Any,
+    ) -> Any:
+        """Sends a request, and waits for the workflow's reply, at most `timeout` seconds [M11].
+
+        The workflow takes it with `Topic.requests`; a plain `recv` takes it as any message, and then nobody
+        answers. Whoever gives up waiting harms nobody: the request stays, and is answered in vain. Asking
+        again is another request.
+
+        Raises:
+            WorkflowNotFound: if there is no such workflow.
+            WorkflowFinished: if it has ended, or is no longer active and has not replied.
+            WaitTimeout: if it did not reply in time.
+            whatever the request was rejected with: `RequestRejected` if that was a text.
+            PayloadDecodeError: if the reply does not fit the type, or the request did not fit its own.
+            PayloadNotSerializable, PayloadTooLarge, InvalidName: before anything is written.
+
+        Example:
+            >>> async def price_of(client: Client, item: str) -> float:
+            ...     return await client.ask("clerk", Topic[str, float]("price"), item, timeout=5)
+        """
+        return await requests.ask_from_outside(self.engine, workflow_id, topic, value, timeout, type)
+
+    def token(
+        self, workflow: Handle[Any] | str, topic: str | Topic[Any, Any], *, ttl: float | timedelta
+    ) -> str:
+        """A secret with which anybody can send one message of a topic to a workflow, within `ttl` seconds:
+        for the link in a mail, or the address that a webhook calls [M12].
+
+        Signed with the first of `Settings.hmac_keys`, safe in an URL, at most some 1,200 characters; no I/O.
+        Neither the workflow nor the topic can be changed in it, but whoever holds it can read them. Its time
+        counts from this process's clock, and is over by the database's.
+
+        Raises:
+            ConfigurationError: if there are no `Settings.hmac_keys`.
+            InvalidName: if the id or the topic cannot be one.
+            ValueError: if `ttl` is not more than 0.
+
+        Example:
+            >>> def link(client: Client, order: str) -> str:
+            ...     return f"https://shop.example/pay?token={client.token(order, 'payment', ttl=3600)}"
+        """
+        workflow_id = workflow.id if isinstance(workflow, Handle) else workflow
+        return self._tokens.issue(workflow_id, name_and_type(topic, "topic", Any)[0], ttl)
+
+    async def redeem(self, token: str, value: object) -> None:
+        """Sends `value` as the one message that a token allows: exactly once, however many try at once [M12].
+
+        Redeem in answer to a POST: programs that look into mails follow links.
+
+        Raises:
+            TokenRejected: if the token is expired, forged, used, or its workflow does not exist or has ended;
+            which of these, nobody is told.
+            PayloadNotSerializable, PayloadTooLarge: before anything is written; the token can still be used.
+            ConfigurationError: if there are no `Settings.hmac_keys`.
+        """
+        await self._tokens.redeem(self.engine, token, value)
 
     @overload
     async def get_event(

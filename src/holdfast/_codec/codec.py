@@ -1,6 +1,7 @@
 """The codec of one runtime or client: limits, the user's payload codec, one door for every kind of payload.
 
-The JSON is made in `payloads`, `calls` and `failures`; this room adds what depends on settings [K2] [K3].
+The JSON is made in `payloads`, `calls`, `failures` and `replies`; this room adds what depends on settings
+[K2] [K3].
 What a payload codec has made is stored behind a byte that begins no JSON. So a process with another key, or
 without the codec, knows that it must not judge what it cannot read, and bytes that are broken, or that SQL
 has written, are not taken for that.
@@ -12,7 +13,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeVar, overload
 
-from holdfast._codec import calls, failures, payloads
+from holdfast._codec import calls, failures, payloads, replies
 from holdfast._codec.calls import Parameters
 from holdfast._codec.failures import ErrorRegistry
 from holdfast.config import MAX_PAYLOAD_HARD
@@ -50,10 +51,7 @@ class Codec:
             PayloadTooLarge: if it takes more than `max_payload` bytes.
             PayloadCodecError: if the payload codec fails.
         """
-        data = payloads.encode(value)
-        if len(data) > self._max_payload:
-            raise PayloadTooLarge(len(data), self._max_payload)
-        return data if self._payload_codec is None else self._seal(self._payload_codec, data, context)
+        return self._stored(self._limited(payloads.encode(value)), context)
 
     @overload
     def decode(self, data: bytes, type: type[T], context: PayloadContext) -> T: ...
@@ -83,10 +81,7 @@ class Codec:
         Raises:
             PayloadNotSerializable, PayloadTooLarge, PayloadCodecError: as `encode` does.
         """
-        data = calls.encode(args, kwargs)
-        if len(data) > self._max_payload:
-            raise PayloadTooLarge(len(data), self._max_payload)
-        return data if self._payload_codec is None else self._seal(self._payload_codec, data, context)
+        return self._stored(self._limited(calls.encode(args, kwargs)), context)
 
     def decode_call(
         self, data: bytes, parameters: Parameters, context: PayloadContext
@@ -105,8 +100,7 @@ class Codec:
         Raises:
             PayloadCodecError: if the payload codec fails.
         """
-        data = failures.encode(error)
-        return data if self._payload_codec is None else self._seal(self._payload_codec, data, context)
+        return self._stored(failures.encode(error), context)
 
     def decode_error(self, data: bytes, context: PayloadContext, registry: ErrorRegistry) -> BaseException:
         """The exception in stored bytes, as itself where its class is known, else a `RemoteError`.
@@ -117,6 +111,40 @@ class Codec:
         """
         return failures.rebuild(self._read(data, context, failures.load), registry)
 
+    def encode_reply(self, value: object, context: PayloadContext) -> bytes:
+        """The bytes to store for the reply to a request.
+
+        Raises:
+            PayloadNotSerializable, PayloadTooLarge, PayloadCodecError: as `encode` does.
+        """
+        return self._stored(replies.accept(self._limited(payloads.encode(value))), context)
+
+    def encode_rejection(self, error: BaseException, context: PayloadContext) -> bytes:
+        """The bytes to store for the exception that answers a request instead.
+
+        Raises:
+            PayloadCodecError: if the payload codec fails.
+        """
+        return self._stored(replies.reject(failures.encode(error)), context)
+
+    def decode_reply(
+        self, data: bytes, type: object, context: PayloadContext, registry: ErrorRegistry
+    ) -> Any:  # noqa: ANN401 - of the type asked for
+        """The value in a stored reply.
+
+        Raises:
+            the exception that is in it instead, rebuilt as `decode_error` does.
+            PayloadDecodeError: if the value does not fit the type.
+            PayloadCodecError: as `decode` does.
+        """
+        envelope = self._read(data, context, replies.load)
+        if envelope.error is not None:
+            raise failures.rebuild(envelope.error, registry)
+        try:
+            return payloads.decoder(type)(bytes(envelope.value))
+        except Exception as error:  # classes check themselves in there with code of their own
+            raise payloads.misfit(error) from None
+
     def describe_error(self, data: bytes, context: PayloadContext) -> str:
         """Type and text of a stored exception, for lists and people, without rebuilding it. Never fails:
         who looks may have no key.
@@ -126,8 +154,16 @@ class Codec:
         except PayloadDecodeError as error:
             return f"(cannot be read here: {error.reason})"
 
+    def _limited(self, data: bytes) -> bytes:
+        if len(data) > self._max_payload:
+            raise PayloadTooLarge(len(data), self._max_payload)
+        return data
+
+    def _stored(self, data: bytes, context: PayloadContext) -> bytes:
+        return data if self._payload_codec is None else self._seal(self._payload_codec, data, context)
+
     def _read(self, data: bytes, context: PayloadContext, read: Callable[[bytes], T]) -> T:
-        """Opens stored bytes and reads them. What was sealed and gives no JSON was opened with a wrong key."""
+        """Opens stored bytes and reads them; if what was sealed gives no JSON, the key is another."""
         opened = data if self._payload_codec is None else self._open(self._payload_codec, data, context)
         try:
             return read(opened)

@@ -24,13 +24,19 @@ class Channel(Generic[T]):
     @property
     def type(self) -> Any:
         """The type of the values: what stands in the brackets, `Any` without them."""
-        alias = getattr(self, "__orig_class__", None)
-        return get_args(alias)[0] if alias is not None else Any
+        return self.argument(0)
+
+    def argument(self, place: int) -> Any:
+        """What stands at this place in the brackets; `Any` if nothing does."""
+        arguments = get_args(getattr(self, "__orig_class__", None))
+        return arguments[place] if place < len(arguments) else Any
 
     def __repr__(self) -> str:
-        inside = self.type
-        shown = "" if inside is Any else f"[{getattr(inside, '__name__', inside)}]"
-        return f"{type(self).__name__}{shown}({self.name!r})"
+        inside = get_args(getattr(self, "__orig_class__", None))
+        while inside and inside[-1] is Any:
+            inside = inside[:-1]
+        shown = ", ".join(str(getattr(each, "__name__", each)) for each in inside)
+        return f"{type(self).__name__}{shown and f'[{shown}]'}({self.name!r})"
 
 
 def name_and_type(channel: "str | Channel[Any]", noun: str, given: object) -> tuple[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from holdfast import _clock, _keys
 from holdfast._engine.engine import Engine
-from holdfast._primitives import events, messages, streams
+from holdfast._primitives import events, messages, requests, streams
 from holdfast._primitives.channels import name_and_type
 from holdfast._primitives.events import Event
 from holdfast._primitives.messages import Topic
@@ -34,6 +34,7 @@ from holdfast.errors import (
 from holdfast.types import MISSING, Status, WorkflowStatus
 
 T = TypeVar("T")
+A = TypeVar("A")
 D = TypeVar("D")
 R_co = TypeVar("R_co", covariant=True)
 
@@ -93,6 +94,27 @@ class Handle(Generic[R_co]):
         if scope.get() is not None:
             return messages.send(self.id, value, topic, key=key)
         return messages.send_from_outside(self._engine, self.id, value, topic, key)
+
+    @overload
+    def ask(
+        self, topic: Topic[T, A], value: T, *, timeout: float | timedelta | None = None
+    ) -> Coroutine[Any, Any, A]: ...
+    @overload
+    def ask(
+        self, topic: str, value: object, *, timeout: float | timedelta | None = None, type: object = ...
+    ) -> Coroutine[Any, Any, Any]: ...
+    def ask(
+        self,
+        topic: str | Topic[Any, Any],
+        value: object,
+        *,
+        timeout: float | timedelta | None = None,
+        type: object = Any,
+    ) -> Coroutine[Any, Any, Any]:
+        """Asks it, and waits for its reply; see `Runtime.ask`, and `Topic.ask` inside a workflow."""
+        if scope.get() is not None:
+            return requests.ask(self.id, topic, value, timeout, type)
+        return requests.ask_from_outside(self._engine, self.id, topic, value, timeout, type)
 
     @overload
     def get(self, event: Event[T], timeout: float | timedelta | None = None) -> Coroutine[Any, Any, T]: ...

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, ClassVar, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 from uuid import uuid4
 
 from holdfast import _keys
@@ -17,15 +17,24 @@ from holdfast._codec import check_type
 from holdfast._engine.engine import Engine
 from holdfast._engine.writer import Answers
 from holdfast._observe import point
+from holdfast._primitives import requests
 from holdfast._primitives.channels import Channel, name_and_type
+from holdfast._primitives.requests import Misfit, Request, Requests
 from holdfast._run.context import Branch, StepScope, current_branch, current_scope
 from holdfast._run.operation import Operation, Wait, call, due_of
 from holdfast._run.run import Run
 from holdfast._store import intents
 from holdfast._store.commits import Answer, Claim, Claims, Code, OutsideSend, Send, Undo
 from holdfast.config import seconds_of
-from holdfast.errors import WaitTimeout, WorkflowFinished, WorkflowNotFound
+from holdfast.errors import PayloadDecodeError, WaitTimeout, WorkflowFinished, WorkflowNotFound
 from holdfast.types import MISSING, Missing
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as DefaultedTypeVar
+
+    A = DefaultedTypeVar("A", default=Any)
+else:
+    A = TypeVar("A")
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -33,17 +42,26 @@ NO_TOPIC = ""
 INSTEAD = "from outside, send with Runtime.send, Client.send or Handle.send"
 
 
-class Topic(Channel[T], Generic[T]):
-    """A typed name for durable messages to a workflow.
+class Topic(Channel[T], Generic[T, A]):
+    """A typed name for durable messages to a workflow; `Topic[Q, A]` if a message may ask, and be answered
+    with an A.
 
     Example:
         >>> payments = Topic[int]("payment")
         >>> payments
         Topic[int]('payment')
+        >>> Topic[int, str]("quote")
+        Topic[int, str]('quote')
     """
 
     __slots__ = ()
     noun = "topic"
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, types: Any) -> Any:
+            """Only type variables of Python 3.13 have defaults."""
+            return super().__class_getitem__(types if isinstance(types, tuple) else (types, Any))
 
     @overload
     def recv(self, *, timeout: float | timedelta | None = None) -> Wait[T]: ...
@@ -61,6 +79,38 @@ class Topic(Channel[T], Generic[T]):
         """Every message of this topic as it comes, in a workflow; never ends by itself."""
         while True:
             yield await self.recv()
+
+    def ask(self, workflow_id: str, value: T, *, timeout: float | timedelta | None = None) -> Wait[A]:
+        """Sends a request of this topic, and waits for the reply; from a workflow or a step [M11].
+
+        In a workflow it is one durable call: asked exactly once, and a replay has the same reply. From a step
+        it is asked anew each time.
+
+        Raises:
+            NotInWorkflow: outside a workflow; there, use `Runtime.ask`, which says what else is raised.
+
+        Example:
+            >>> async def shop(clerk: str) -> float:
+            ...     return await Topic[str, float]("price").ask(clerk, "a chair", timeout=60)
+        """
+        return requests.ask(workflow_id, self, value, timeout)
+
+    def requests(self) -> AsyncIterator[Request[T, A]]:
+        """Every message of this topic as it comes, to be answered; in a workflow, never ends by itself.
+
+        A message that was sent and not asked is given too, and its answer goes nowhere. What does not decode
+        to the topic's type is not given: the asker gets the `PayloadDecodeError`, so that no asker can end
+        this loop; of one that was sent, the log is told.
+
+        Raises (when iterated):
+            NotInWorkflow: outside a workflow, or inside a step.
+
+        Example:
+            >>> async def clerk() -> None:
+            ...     async for request in Topic[str, float]("price").requests():
+            ...         await request.reply(len(request.value) * 9.5)
+        """
+        return Requests(self.name, lambda: RecvRequest(self.name, None, MISSING, self.type))
 
 
 @overload
@@ -139,6 +189,21 @@ class Recv(Operation[Any]):
         if self.default is not MISSING:
             return self.default
         raise WaitTimeout(f"workflow {run.workflow_id!r} received no message on topic {self.name!r} in time")
+
+
+class RecvRequest(Recv):
+    """The next message of a topic, as a request; the same call in a journal as a recv."""
+
+    __slots__ = ()
+
+    def conclude(self, run: Run, answer: Answer) -> Any:
+        try:
+            value = super().conclude(run, answer)
+        except PayloadDecodeError as error:
+            if answer.code is not Code.VALUE:
+                raise
+            value = Misfit(error)
+        return Request(run.workflow_id, self.name, answer.note, value)
 
 
 class Place:
