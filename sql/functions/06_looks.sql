@@ -21,16 +21,16 @@ $$;
 -- The latest value of each event that is newer than the given revision, and the workflow's status (NULL: no such workflow).
 -- Nothing of a key that has no newer value while its workflow is active or not there yet.
 create or replace function holdfast.look_events(ids text[], keys text[], afters integer[])
-returns table (place integer, revision integer, payload bytea, status smallint)
+returns table (place integer, revision integer, payload bytea, origin text, status smallint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
 $$
 begin
     return query
-    select a.place::integer, e.revision, e.payload, w.status
+    select a.place::integer, e.revision, e.payload, e.origin, w.status
     from unnest(ids, keys, afters) with ordinality as a (id, key, after, place)
     left join lateral (
-        select e.revision, e.payload from holdfast.events e
+        select e.revision, e.payload, e.origin from holdfast.events e
         where e.workflow_id = a.id and e.key = a.key and e.revision > a.after
         order by e.revision desc limit 1) e on true
     left join lateral (select w.status from holdfast.workflows w where w.id = a.id limit 1) w on true
@@ -41,20 +41,21 @@ $$;
 -- The values of streams behind an offset, at most so many of each, with what the stream has come to in the same snapshot:
 -- a row without an offset says that there is nothing (more) to read: closed, or the workflow's status (NULL: unknown).
 create or replace function holdfast.look_streams(ids text[], keys text[], afters bigint[], most integer)
-returns table (place integer, "offset" bigint, payload bytea, attempt smallint, closed boolean, status smallint)
+returns table (
+    place integer, "offset" bigint, payload bytea, origin text, attempt smallint, closed boolean, status smallint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
 $$
 begin
     return query
-    select a.place::integer, v."offset", v.payload, v.attempt, c.closed is not null, w.status
+    select a.place::integer, v."offset", v.payload, v.origin, v.attempt, c.closed is not null, w.status
     from unnest(ids, keys, afters) with ordinality as a (id, key, after, place)
     left join lateral (
         select s.closed_at as closed from holdfast.streams s
         where s.workflow_id = a.id and s.key = a.key limit 1) c on true
     left join lateral (select w.status from holdfast.workflows w where w.id = a.id limit 1) w on true
     left join lateral (
-        select v."offset", v.payload, v.attempt from holdfast.stream_values v
+        select v."offset", v.payload, v.origin, v.attempt from holdfast.stream_values v
         where v.workflow_id = a.id and v.key = a.key and v."offset" > a.after
         order by v."offset" limit most) v on true
     where v."offset" is not null or c.closed is not null or w.status is null or w.status > 2

@@ -48,7 +48,16 @@ from holdfast.errors import (
     WorkflowQuarantined,
     WorkflowStopped,
 )
-from holdfast.types import Item, PayloadContext, Status, StepInfo, WorkflowStatus
+from holdfast.types import (
+    Item,
+    MessageInfo,
+    Page,
+    PayloadContext,
+    Status,
+    StepInfo,
+    StreamInfo,
+    WorkflowStatus,
+)
 
 __all__ = [
     "Call",
@@ -61,9 +70,11 @@ __all__ = [
     "HoldfastError",
     "InvalidName",
     "Item",
+    "MessageInfo",
     "NondeterminismError",
     "NotInWorkflow",
     "NotRunning",
+    "Page",
     "PayloadContext",
     "PayloadDecodeError",
     "PayloadError",
@@ -85,6 +96,7 @@ __all__ = [
     "StepInfo",
     "Stream",
     "StreamClosed",
+    "StreamInfo",
     "StreamTrimmed",
     "Topic",
     "Transaction",

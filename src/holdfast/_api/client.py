@@ -1,14 +1,14 @@
 """Client: talks to workflows from anywhere. It runs none."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Literal, TypeVar, overload
 from uuid import uuid4
 
 from holdfast import _keys
 from holdfast._api.control import Control
-from holdfast._codec import ErrorRegistry
+from holdfast._codec import ErrorRegistry, encode_attributes
 from holdfast._engine.engine import Engine
 from holdfast._observe import point
 from holdfast._primitives import events, messages, streams
@@ -90,13 +90,15 @@ class Client(Control):
         *,
         id: str | None = None,
         timeout: float | timedelta | None = None,
+        attributes: Mapping[str, Any] | None = None,
         on_existing: Existing = "attach",
     ) -> Handle[R]:
         """Starts a workflow; its row is committed when this returns [W1].
 
         `id` is the idempotency key: the same id and workflow again attaches to the one that exists.
-        `timeout`: seconds that it may take, else what its definition says. What a client starts is taken by
-        some runtime that knows the name.
+        `timeout`: seconds that it may take, else what its definition says. `attributes`: a JSON object of at
+        most 16 KiB, stored in the clear, that `list` searches. What a client starts is taken by some runtime
+        that knows the name.
 
         Raises:
             WorkflowConflict: if the id belongs to another workflow, or exists and `on_existing` is "raise".
@@ -108,7 +110,8 @@ class Client(Control):
             raise ValueError('on_existing is "attach" or "raise"')
         workflow_id = _keys.new_workflow_id() if id is None else _keys.check_workflow_id(id)
         seconds = seconds_of(timeout)
-        answer = await self._commit_start(call, workflow_id, seconds)
+        searched = None if attributes is None else encode_attributes(attributes)
+        answer = await self._commit_start(call, workflow_id, seconds, searched)
         if answer.code is Code.CONFLICT:
             raise WorkflowConflict(
                 workflow_id, f"workflow {workflow_id!r} exists, and is a {answer.note!r}, not a {call.name!r}"
@@ -117,21 +120,39 @@ class Client(Control):
             raise WorkflowConflict(workflow_id, f"workflow {workflow_id!r} exists already")
         return Handle(self.engine, workflow_id, call.result_type)
 
-    async def _commit_start(self, call: Call[Any], workflow_id: str, timeout: float | None) -> Answer:
-        record = self._start_record(call, workflow_id, timeout, here=False)
+    async def _commit_start(
+        self, call: Call[Any], workflow_id: str, timeout: float | None, attributes: str | None
+    ) -> Answer:
+        record = self._start_record(call, workflow_id, timeout, attributes, here=False)
         point("outside_start.before_commit")
         (answer,) = await self.engine.writer.commit(record)
         point("outside_start.after_commit")
         return answer
 
-    def _start_record(self, call: Call[Any], workflow_id: str, timeout: float | None, *, here: bool) -> Start:
+    def _start_record(
+        self,
+        call: Call[Any],
+        workflow_id: str,
+        timeout: float | None,
+        attributes: str | None,
+        *,
+        here: bool,
+    ) -> Start:
         engine = self.engine
         data = engine.codec.encode_call(
             call.args, call.kwargs, engine.context(workflow_id, "input", call.name)
         )
         if timeout is None and call.target is not None:
             timeout = call.target.timeout
-        return Start(id=workflow_id, name=call.name, token=uuid4(), here=here, input=data, timeout=timeout)
+        return Start(
+            id=workflow_id,
+            name=call.name,
+            token=uuid4(),
+            here=here,
+            input=data,
+            timeout=timeout,
+            attributes=attributes,
+        )
 
     async def run(
         self,
@@ -139,10 +160,13 @@ class Client(Control):
         *,
         id: str | None = None,
         timeout: float | timedelta | None = None,
+        attributes: Mapping[str, Any] | None = None,
         on_existing: Existing = "attach",
     ) -> R:
         """Starts a workflow and waits for its result: `start` and `Handle.result` in one."""
-        handle = await self.start(call, id=id, timeout=timeout, on_existing=on_existing)
+        handle = await self.start(
+            call, id=id, timeout=timeout, attributes=attributes, on_existing=on_existing
+        )
         return await handle.result()
 
     @overload

@@ -1,12 +1,21 @@
 """Every payload is encoded and decoded in this room: values, calls, errors [K2].
 
 `codec` is the door. Behind it: `payloads` (values to JSON and back), `calls` (arguments), `failures`
-(exceptions), `models` (pydantic, without importing it) and `paths` (where in a value something is wrong).
+(exceptions), `models` (pydantic, without importing it), `attributes` (JSON that is searched) and `paths`
+(where in a value something is wrong).
 Nothing here does I/O, keeps rows or imports by name.
 """
 
+from holdfast._codec.attributes import decode_attributes, encode_attributes
 from holdfast._codec.calls import Parameters, names_of_caller
 from holdfast._codec.codec import Codec
 from holdfast._codec.failures import ErrorRegistry
 
-__all__ = ["Codec", "ErrorRegistry", "Parameters", "names_of_caller"]
+__all__ = [
+    "Codec",
+    "ErrorRegistry",
+    "Parameters",
+    "decode_attributes",
+    "encode_attributes",
+    "names_of_caller",
+]

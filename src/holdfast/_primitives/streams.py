@@ -245,7 +245,10 @@ class Reader(AsyncIterator[T], Generic[T]):
             raise StopAsyncIteration
         found = self._fetched.popleft()
         self.offset = found.offset
-        value = self._engine.codec.decode(found.payload, self._type, self._context)
+        context = self._context
+        if found.origin is not None:
+            context = self._engine.context(found.origin, "stream", self._key)
+        value = self._engine.codec.decode(found.payload, self._type, context)
         return Item(value=value, offset=found.offset, attempt=found.attempt)
 
     async def _fetch(self) -> None:

@@ -41,11 +41,12 @@ class EventLook(msgspec.Struct, frozen=True, gc=False):
 
 class EventNews(msgspec.Struct, frozen=True, gc=False):
     """The latest value, if it is newer (else revision None), and how the workflow stands (None: there is
-    none).
+    none). `origin`: the workflow for which the value was encoded, if this one is a fork.
     """
 
     revision: int | None
     payload: bytes | None
+    origin: str | None
     status: Status | None
 
 
@@ -58,11 +59,12 @@ class StreamLook(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamValue(msgspec.Struct, frozen=True, gc=False):
-    """One stored value of a stream."""
+    """One stored value of a stream; `origin` is the workflow for which it was encoded, if this is a fork."""
 
     offset: int
     payload: bytes
     attempt: int
+    origin: str | None = None
 
 
 class StreamNews(msgspec.Struct, frozen=True, gc=False):
@@ -96,7 +98,7 @@ async def look_events(
     """Of those events that have a newer value, or whose workflow has ended: the news."""
     ids, keys, afters = [a.workflow_id for a in asked], [a.key for a in asked], [a.after for a in asked]
     rows = await connection.fetch(sql["events.look"], ids, keys, afters)
-    return {row[0] - 1: EventNews(row[1], row[2], _status(row[3])) for row in rows}
+    return {row[0] - 1: EventNews(row[1], row[2], row[3], _status(row[4])) for row in rows}
 
 
 async def look_streams(
@@ -106,12 +108,12 @@ async def look_streams(
     ids, keys, afters = [a.workflow_id for a in asked], [a.key for a in asked], [a.after for a in asked]
     rows = await connection.fetch(sql["streams.look"], ids, keys, afters, STREAM_BATCH)
     news: dict[int, StreamNews] = {}
-    for place, offset, payload, attempt, closed, status in rows:
+    for place, offset, payload, origin, attempt, closed, status in rows:
         found = news.get(place - 1)
         if found is None:
             found = news[place - 1] = StreamNews([], closed, _status(status))
         if offset is not None:
-            found.values.append(StreamValue(offset, payload, attempt))
+            found.values.append(StreamValue(offset, payload, attempt, origin))
     return news
 
 
