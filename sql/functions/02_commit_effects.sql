@@ -7,7 +7,7 @@
 -- They are plpgsql because a session keeps the plans of plpgsql and, before PostgreSQL 18, plans SQL functions anew each time.
 
 -- Workflows that begin. Says something only of those it did not create.
--- code 6: the id belongs to another workflow; 11: it exists and is attached to, note = its name;
+-- code 6: the id belongs to another workflow, or to any (implied is NULL); 11: it exists and is attached to, note = its name;
 -- 12: it was to run here, but this executor has lost its lease: it is enqueued instead.
 create or replace function holdfast.commit_starts(
     me integer, alive boolean, owned text[], done integer[], places integer[], runs integer[], steps text[], ids text[], names text[],
@@ -42,7 +42,7 @@ begin
     if created < wanted then
         return query
         select s.place, (case
-                when w.name <> s.name then 6
+                when w.name <> s.name or s.implied is null then 6
                 when s.implied and (w.parent_id is distinct from owned[s.run] or w.parent_step is distinct from s.step) then 6
                 else 11 end)::smallint, w.name
         from unnest(places, runs, steps, ids, names, tokens, implieds) as s (place, run, step, id, name, token, implied)

@@ -1,6 +1,13 @@
 -- What workflow code reads of streams and events, as its journal keeps it: so that a replay needs none of the tables read.
--- A value is framed: offset (8 bytes), attempt (2), length of the payload (4), payload; of an event the offset is the revision
--- and the attempt 0. NULL: there is nothing. They are called under the plan settings of commit_batch.
+-- A value is framed: offset (8 bytes), attempt (2), length of the origin (2) and of the payload (4), origin, payload; of an event
+-- the offset is the revision and the attempt 0; the origin is empty unless the value was encoded for another workflow. NULL: there is nothing. They are called under the plan settings of commit_batch.
+
+create or replace function holdfast.framed("offset" bigint, attempt smallint, origin text, payload bytea) returns bytea
+language sql immutable set search_path = pg_catalog, pg_temp as
+$$
+    select int8send("offset") || int2send(attempt) || int2send(coalesce(octet_length(convert_to(origin, 'UTF8')), 0)::smallint)
+        || int4send(octet_length(payload)) || coalesce(convert_to(origin, 'UTF8'), '') || payload
+$$;
 
 -- The values of a stream behind an offset: at most so many, and about so many bytes, but at least one.
 create or replace function holdfast.framed_values(workflow text, key text, after bigint, most integer, most_bytes integer)
@@ -10,13 +17,13 @@ $$
 begin
     return (
         select string_agg(
-            int8send(t."offset") || int2send(t.attempt) || int4send(octet_length(t.payload)) || t.payload, ''::bytea
+holdfast.framed(t."offset", t.attempt, t.origin, t.payload), ''::bytea
             order by t."offset")
         from (
-            select b."offset", b.payload, b.attempt, sum(octet_length(b.payload)) over (
+            select b."offset", b.payload, b.origin, b.attempt, sum(octet_length(b.payload)) over (
                 order by b."offset" rows between unbounded preceding and 1 preceding) as before
             from (
-                select v."offset", v.payload, v.attempt from holdfast.stream_values v
+                select v."offset", v.payload, v.origin, v.attempt from holdfast.stream_values v
                 where v.workflow_id = framed_values.workflow and v.key = framed_values.key
                     and v."offset" > framed_values.after
                 order by v."offset" limit framed_values.most) b) t
@@ -30,7 +37,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp as
 $$
 begin
     return (
-        select int8send(e.revision) || int2send(0::smallint) || int4send(octet_length(e.payload)) || e.payload
+        select holdfast.framed(e.revision, 0::smallint, e.origin, e.payload)
         from holdfast.events e
         where e.workflow_id = framed_event.workflow and e.key = framed_event.key and e.revision > framed_event.after
         order by e.revision desc limit 1);

@@ -102,7 +102,8 @@ $$;
 -- whose reply was lost. number: of this try, ever larger; a try that comes after a later one takes nothing.
 create or replace function holdfast.claim_workflows(
     me integer, number integer, names text[], timeouts double precision[], most integer, running text[])
-returns table (id text, name text, epoch integer, input bytea, cancelling boolean, parent_id text, remaining double precision)
+returns table (
+    id text, name text, epoch integer, input bytea, cancelling boolean, parent_id text, remaining double precision, origin text)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
 $$
@@ -138,20 +139,23 @@ begin
     from free
     where w.id = free.id
     returning w.id, w.name, w.epoch, w.input, w.cancelling, w.parent_id,
-        extract(epoch from w.deadline - holdfast.now())::double precision;
+        extract(epoch from w.deadline - holdfast.now())::double precision, w.origin;
 end
 $$;
 
 -- Asks a workflow and its children to end [W10]: what nobody runs is CANCELLED at once, what runs is told to its executor.
 -- Gives each workflow that was active: its id, and its executor when it is still running there.
-create or replace function holdfast.cancel_workflow(workflow text, channel text)
+-- run_epoch: nothing happens if it has been resumed, or taken by another, since that run of it was cancelled.
+drop function if exists holdfast.cancel_workflow(text, text);
+create or replace function holdfast.cancel_workflow(workflow text, channel text, run_epoch integer default null)
 returns table (id text, executor_id integer)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
 begin
     return query
     with recursive family as (
-        select w.id from holdfast.workflows w where w.id = workflow
+        select w.id from holdfast.workflows w
+        where w.id = workflow and (run_epoch is null or w.epoch = run_epoch and w.status in (2, 5))
         union
         select c.id from holdfast.workflows c join family f on c.parent_id = f.id where c.parent_id is not null),
     asked as (
@@ -160,7 +164,7 @@ begin
     ended as (
         update holdfast.workflows w
         set status = case when w.status = 2 then 2 else 5 end, cancelling = w.status = 2,
-            finished_at = case when w.status = 2 then null else holdfast.now() end
+            cancelled_with = workflow, finished_at = case when w.status = 2 then null else holdfast.now() end
         from asked a where w.id = a.id and w.status < 3
         returning w.id, w.status, w.executor_id),
     rung as (

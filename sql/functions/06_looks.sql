@@ -21,16 +21,16 @@ $$;
 -- The latest value of each event that is newer than the given revision, and the workflow's status (NULL: no such workflow).
 -- Nothing of a key that has no newer value while its workflow is active or not there yet.
 create or replace function holdfast.look_events(ids text[], keys text[], afters integer[])
-returns table (place integer, revision integer, payload bytea, status smallint)
+returns table (place integer, revision integer, payload bytea, origin text, status smallint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
 $$
 begin
     return query
-    select a.place::integer, e.revision, e.payload, w.status
+    select a.place::integer, e.revision, e.payload, e.origin, w.status
     from unnest(ids, keys, afters) with ordinality as a (id, key, after, place)
     left join lateral (
-        select e.revision, e.payload from holdfast.events e
+        select e.revision, e.payload, e.origin from holdfast.events e
         where e.workflow_id = a.id and e.key = a.key and e.revision > a.after
         order by e.revision desc limit 1) e on true
     left join lateral (select w.status from holdfast.workflows w where w.id = a.id limit 1) w on true
@@ -43,14 +43,14 @@ $$;
 -- to read: closed, or the workflow's status (NULL: unknown). Values before `oldest` have been trimmed; `length` counts them.
 create or replace function holdfast.look_streams(
     ids text[], keys text[], afters bigint[], lasts bigint[], most integer, most_bytes integer)
-returns table (place integer, "offset" bigint, payload bytea, attempt smallint, closed boolean, status smallint, oldest bigint,
-    length bigint)
+returns table (place integer, "offset" bigint, payload bytea, origin text, attempt smallint, closed boolean, status smallint,
+    oldest bigint, length bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
 $$
 begin
     return query
-    select a.place::integer, v."offset", v.payload, v.attempt, c.closed is not null, w.status, p.oldest, p.length
+    select a.place::integer, v."offset", v.payload, v.origin, v.attempt, c.closed is not null, w.status, p.oldest, p.length
     from unnest(ids, keys, afters, lasts) with ordinality as a (id, key, after, last, place)
     left join lateral (
         select s.closed_at as closed, s.oldest from holdfast.streams s
@@ -62,12 +62,12 @@ begin
     cross join lateral (
         select coalesce(c.oldest, 0) as oldest, greatest(n."offset" + 1, c.oldest, 0) as length offset 0) p
     left join lateral (
-        select t."offset", t.payload, t.attempt
+        select t."offset", t.payload, t.origin, t.attempt
         from (
-            select b."offset", b.payload, b.attempt, sum(octet_length(b.payload)) over (
+            select b."offset", b.payload, b.origin, b.attempt, sum(octet_length(b.payload)) over (
                 order by b."offset" rows between unbounded preceding and 1 preceding) as before
             from (
-                select v."offset", v.payload, v.attempt from holdfast.stream_values v
+                select v."offset", v.payload, v.origin, v.attempt from holdfast.stream_values v
                 where v.workflow_id = a.id and v.key = a.key and v."offset" >
                     greatest(case when a.last is null then a.after else p.length - a.last - 1 end, p.oldest - 1)
                 order by v."offset" limit most) b) t

@@ -15,11 +15,15 @@ create table holdfast.executors (
 
 -- status: 0 ENQUEUED, 1 DELAYED, 2 PENDING, 3 SUCCESS, 4 ERROR, 5 CANCELLED, 6 QUARANTINED
 -- output: the result of a SUCCESS, the error of an ERROR, the cause of a CANCELLED
+-- cancelled_with: the workflow that was cancelled, and this one with it; a resume takes them up again together
+-- removing: its rows are being deleted, in batches; it can neither be resumed nor forked any more
 create table holdfast.workflows (
     id             text collate "C" primary key,
     name           text collate "C" not null,
     status         smallint not null,
     cancelling     boolean not null default false,
+    cancelled_with text collate "C",
+    removing       boolean,
     executor_id    integer,
     epoch          integer not null default 0,
     claims         integer not null default 0,
@@ -49,9 +53,17 @@ create index workflows_executor on holdfast.workflows (executor_id) where status
 create index workflows_released on holdfast.workflows (name) where status = 2 and executor_id is null;
 create index workflows_enqueued on holdfast.workflows (name, created_at) where status = 0;
 create index workflows_children on holdfast.workflows (parent_id) where parent_id is not null;
+-- Lists are read newest first. Two halves cost a start and a SUCCESS one entry each, as one index would, and whoever looks
+-- for what runs or what went wrong does not wade through what went well.
+create index workflows_succeeded on holdfast.workflows (created_at, id) where status = 3;
+create index workflows_others on holdfast.workflows (created_at, id) where status <> 3;
+create index workflows_finished on holdfast.workflows (finished_at) where finished_at is not null;
+create index workflows_attributes on holdfast.workflows using gin (attributes jsonb_path_ops) where attributes is not null;
+create index workflows_removing on holdfast.workflows (id) where removing;
 
 -- outcome: see sql/README.md; seq is the order in which calls completed, NULL while a call waits
 -- choice: which of its alternatives a call took, or which block's deadline ended it
+-- covered: the outcome that an interruption lies over: it was recorded, but the caller never saw it; a resume uncovers it
 create table holdfast.steps (
     workflow_id  text collate "C" not null,
     step_id      text collate "C" not null,
@@ -62,6 +74,7 @@ create table holdfast.steps (
     outcome      smallint,
     attempts     smallint,
     choice       smallint,
+    covered      smallint,
     output       bytea,
     origin       text collate "C",
     deadline     timestamptz,

@@ -8,7 +8,7 @@ order by workflow_id, seq nulls last;
 
 -- name: list
 -- The journal of one workflow as people look at it.
-select step_id, kind, name, target, outcome, output, started_at, finished_at
+select step_id, kind, name, target, outcome, output, started_at, finished_at, origin
 from holdfast.steps
 where workflow_id = $1
 order by seq nulls last, started_at;

@@ -1,10 +1,10 @@
 -- name: claim
 -- Takes free workflows for this executor; see holdfast.claim_workflows.
-select id, name, epoch, input, cancelling, parent_id, remaining from holdfast.claim_workflows($1, $2, $3, $4, $5, $6);
+select id, name, epoch, input, cancelling, parent_id, remaining, origin from holdfast.claim_workflows($1, $2, $3, $4, $5, $6);
 
 -- name: cancel
--- Asks a workflow and its children to end; gives each that was active.
-select id, executor_id from holdfast.cancel_workflow($1, $2);
+-- Asks a workflow and its children to end; gives each that was active. $3: only while it is in this epoch, NULL for any.
+select id, executor_id from holdfast.cancel_workflow($1, $2, $3);
 
 -- name: list_cancelling
 -- Which of this executor's workflows have been asked to end.
@@ -19,15 +19,27 @@ from holdfast.workflows w
 left join holdfast.executors e on e.id = w.executor_id
 where w.id = $1;
 
--- name: list_newest
--- Workflows as people look at them, newest first; $1 name, $2 status code, each NULL for any; $3 at most.
-select w.id, w.name, w.status, w.cancelling, w.created_at, w.started_at, w.finished_at, e.name as executor, w.claims,
-    w.queue, w.output, w.attributes::text, w.parent_id
-from holdfast.workflows w
-left join holdfast.executors e on e.id = w.executor_id
-where ($1::text is null or w.name = $1) and ($2::smallint is null or w.status = $2)
-order by w.created_at desc, w.id
-limit $3;
+-- name: list
+-- Workflows as people look at them, newest first; see holdfast.list_workflows.
+select id, name, status, cancelling, created_at, started_at, finished_at, executor, claims, queue, output, attributes,
+    parent_id
+from holdfast.list_workflows($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+
+-- name: resume
+-- Takes up a workflow that has ended; see holdfast.resume_workflow.
+select said, id, epoch, output from holdfast.resume_workflow($1, $2, $3);
+
+-- name: fork
+-- A new workflow with a part of another's history; see holdfast.fork_workflow.
+select holdfast.fork_workflow($1, $2, $3, $4, $5);
+
+-- name: delete
+-- Deletes an ended workflow, or so many of its rows; see holdfast.delete_workflow.
+select holdfast.delete_workflow($1, $2, $3);
+
+-- name: prune
+-- Deletes workflows that have ended long ago, in so many rows; see holdfast.prune_workflows.
+select removed, reached from holdfast.prune_workflows($1, $2, $3, $4);
 
 -- name: exists
 -- Is there a workflow of this id?

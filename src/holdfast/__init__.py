@@ -53,7 +53,16 @@ from holdfast.errors import (
     WorkflowQuarantined,
     WorkflowStopped,
 )
-from holdfast.types import Item, PayloadContext, Status, StepInfo, WorkflowStatus
+from holdfast.types import (
+    Item,
+    MessageInfo,
+    Page,
+    PayloadContext,
+    Status,
+    StepInfo,
+    StreamInfo,
+    WorkflowStatus,
+)
 
 __all__ = [
     "Call",
@@ -66,9 +75,11 @@ __all__ = [
     "HoldfastError",
     "InvalidName",
     "Item",
+    "MessageInfo",
     "NondeterminismError",
     "NotInWorkflow",
     "NotRunning",
+    "Page",
     "PayloadCodecError",
     "PayloadContext",
     "PayloadDecodeError",
@@ -93,6 +104,7 @@ __all__ = [
     "StepInfo",
     "Stream",
     "StreamClosed",
+    "StreamInfo",
     "StreamTrimmed",
     "TokenRejected",
     "Topic",

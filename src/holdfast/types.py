@@ -3,6 +3,7 @@
 No behaviour beyond reading themselves. Their `repr` leaves out whatever may hold a piece of a payload [K4].
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import Enum, StrEnum
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar
@@ -14,6 +15,7 @@ __all__ = [
     "Item",
     "MessageInfo",
     "Missing",
+    "Page",
     "PayloadCodec",
     "PayloadContext",
     "Status",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Missing(Enum):
@@ -101,6 +104,17 @@ class WorkflowStatus(msgspec.Struct, frozen=True, kw_only=True):
         return f"WorkflowStatus(id={self.id!r}, name={self.name!r}, status={self.status.value})"
 
 
+class Page(tuple[T_co, ...], Generic[T_co]):
+    """A part of a list. `cursor` is what to ask with for the part that follows, None at the end."""
+
+    cursor: str | None
+
+    def __new__(cls, rows: Iterable[T_co], cursor: str | None = None) -> Self:
+        page = super().__new__(cls, rows)
+        page.cursor = cursor
+        return page
+
+
 class StepInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One durable call in the journal of a workflow. `finished_at` is `None` while it waits."""
 
@@ -124,10 +138,12 @@ class MessageInfo(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     consumed_by: str | None = None
     """Step id of the `recv` that took it; `None` if it waits to be taken."""
+    id: int = 0
+    """Larger than that of every message sent before it; where `messages(after=…)` goes on."""
 
 
 class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One stream of a workflow: how many values it has and whether its writer closed it."""
+    """One stream of a workflow: how many values it keeps and whether its writer closed it."""
 
     name: str
     length: int

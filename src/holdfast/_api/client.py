@@ -1,7 +1,7 @@
 """Client: talks to workflows from anywhere. It runs none."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Literal, TypeVar, overload
 from uuid import uuid4
@@ -9,7 +9,7 @@ from uuid import uuid4
 from holdfast import _keys
 from holdfast._api.control import Control
 from holdfast._api.tokens import Tokens
-from holdfast._codec import ErrorRegistry
+from holdfast._codec import ErrorRegistry, encode_attributes
 from holdfast._engine.engine import Engine
 from holdfast._observe import point
 from holdfast._primitives import events, messages, requests
@@ -95,14 +95,16 @@ class Client(Control):
         *,
         id: str | None = None,
         timeout: float | timedelta | None = None,
+        attributes: Mapping[str, Any] | None = None,
         on_existing: Existing = "attach",
         conn: object | None = None,
     ) -> Handle[R]:
         """Starts a workflow; its row is committed when this returns [W1].
 
         `id` is the idempotency key: the same id and workflow again attaches to the one that exists.
-        `timeout`: seconds that it may take, else what its definition says. What a client starts is taken by
-        some runtime that knows the name.
+        `timeout`: seconds that it may take, else what its definition says. `attributes`: a JSON object of at
+        most 16 KiB, stored in the clear, that `list` searches. What a client starts is taken by some runtime
+        that knows the name.
 
         `conn`: the caller's own connection to the same database: an asyncpg connection, or an AsyncSession or
         AsyncConnection of SQLAlchemy over asyncpg. Then the workflow begins when the caller's transaction
@@ -130,10 +132,12 @@ class Client(Control):
             raise ValueError('on_existing is "attach" or "raise"')
         workflow_id = _keys.new_workflow_id() if id is None else _keys.check_workflow_id(id)
         seconds = seconds_of(timeout)
+        searched = None if attributes is None else encode_attributes(attributes)
         if conn is None:
-            answer = await self._commit_start(call, workflow_id, seconds)
+            answer = await self._commit_start(call, workflow_id, seconds, searched)
         else:
-            answer = await self._intend_start(call, workflow_id, seconds, conn, on_existing == "raise")
+            strict = on_existing == "raise"
+            answer = await self._intend_start(call, workflow_id, seconds, searched, conn, strict)
         if answer.code is Code.CONFLICT:
             raise WorkflowConflict(
                 workflow_id, f"workflow {workflow_id!r} exists, and is a {answer.note!r}, not a {call.name!r}"
@@ -142,18 +146,26 @@ class Client(Control):
             raise WorkflowConflict(workflow_id, f"workflow {workflow_id!r} exists already")
         return Handle(self.engine, workflow_id, call.result_type)
 
-    async def _commit_start(self, call: Call[Any], workflow_id: str, timeout: float | None) -> Answer:
-        record = self._start_record(call, workflow_id, timeout, here=False)
+    async def _commit_start(
+        self, call: Call[Any], workflow_id: str, timeout: float | None, attributes: str | None
+    ) -> Answer:
+        record = self._start_record(call, workflow_id, timeout, attributes, here=False)
         point("outside_start.before_commit")
         (answer,) = await self.engine.writer.commit(record)
         point("outside_start.after_commit")
         return answer
 
     async def _intend_start(
-        self, call: Call[Any], workflow_id: str, timeout: float | None, conn: object, strict: bool
+        self,
+        call: Call[Any],
+        workflow_id: str,
+        timeout: float | None,
+        attributes: str | None,
+        conn: object,
+        strict: bool,
     ) -> Answer:
         self._check_known(call)
-        record = self._start_record(call, workflow_id, timeout, here=False)
+        record = self._start_record(call, workflow_id, timeout, attributes, here=False)
         code, note = await intents.start(
             await self.engine.callers.admit(conn),
             self.engine.sql,
@@ -170,14 +182,30 @@ class Client(Control):
     def _check_known(self, call: Call[Any]) -> None:
         """Refuses a call that could not be started from here. A client refuses none."""
 
-    def _start_record(self, call: Call[Any], workflow_id: str, timeout: float | None, *, here: bool) -> Start:
+    def _start_record(
+        self,
+        call: Call[Any],
+        workflow_id: str,
+        timeout: float | None,
+        attributes: str | None,
+        *,
+        here: bool,
+    ) -> Start:
         engine = self.engine
         data = engine.codec.encode_call(
             call.args, call.kwargs, engine.context(workflow_id, "input", call.name)
         )
         if timeout is None and call.target is not None:
             timeout = call.target.timeout
-        return Start(id=workflow_id, name=call.name, token=uuid4(), here=here, input=data, timeout=timeout)
+        return Start(
+            id=workflow_id,
+            name=call.name,
+            token=uuid4(),
+            here=here,
+            input=data,
+            timeout=timeout,
+            attributes=attributes,
+        )
 
     async def run(
         self,
@@ -185,10 +213,13 @@ class Client(Control):
         *,
         id: str | None = None,
         timeout: float | timedelta | None = None,
+        attributes: Mapping[str, Any] | None = None,
         on_existing: Existing = "attach",
     ) -> R:
         """Starts a workflow and waits for its result: `start` and `Handle.result` in one."""
-        handle = await self.start(call, id=id, timeout=timeout, on_existing=on_existing)
+        handle = await self.start(
+            call, id=id, timeout=timeout, attributes=attributes, on_existing=on_existing
+        )
         return await handle.result()
 
     @overload

@@ -1,23 +1,18 @@
-"""Managing workflows from outside, and looking at them: what a client does besides starting and talking."""
+"""Managing workflows: what a client does with those that it does not just start and talk to."""
 
-from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
-from holdfast import _keys
-from holdfast._api.lifecycle import Lifecycle
-from holdfast._engine.engine import Statistics
+from holdfast._api.looking import Looking
+from holdfast._primitives import managing
 from holdfast._primitives.channels import name_and_type
-from holdfast._primitives.handles import cancel_workflow, status_of, to_status
+from holdfast._primitives.handles import Handle, cancel_workflow
 from holdfast._primitives.streams import Stream
 from holdfast._primitives.trimming import check_before, trim
-from holdfast._store.commits import Code
-from holdfast._store.steps import StepRow, list_steps
-from holdfast._store.workflows import list_workflows, workflow_exists
-from holdfast.errors import WorkflowNotFound
-from holdfast.types import Status, StepInfo, WorkflowStatus
+from holdfast.config import seconds_of
 
 
-class Control(Lifecycle):
+class Control(Looking):
     """The managing half of a client; everything works on any workflow, wherever it runs."""
 
     async def cancel(self, workflow_id: str) -> bool:
@@ -39,57 +34,80 @@ class Control(Lifecycle):
         name, _ = name_and_type(key, "stream name", Any)
         return await trim(self.engine, workflow_id, name, check_before(before))
 
-    async def status(self, workflow_id: str) -> WorkflowStatus:
-        """How a workflow stands now.
+    async def resume(self, workflow_id: str) -> bool:
+        """Lets a workflow that has ended go on from its journal, in whatever process [W12]. False: it was
+        active anyway, and nothing has changed.
+
+        A CANCELLED one goes on where it was interrupted: the calls that were interrupted, and those of its
+        clean-up, are made again as the code comes to them; what the clean-up has sent or written stays, but
+        messages that it took come again and streams that it closed are open again. Children that were
+        cancelled with it are resumed with it. One that is still cleaning up is waited for. Its claims count
+        from zero [W13], its timeout anew.
+
+        A QUARANTINED one goes on, as does one whose ERROR says nothing of its work but that it could not be
+        stored or read: a `PayloadError`, `RecordRejected` or `DatabaseUnavailable`.
 
         Raises:
             WorkflowNotFound: if there is none of this id.
+            WorkflowConflict: if it has ended with a result, or with another error, which its journal would
+            give it again: `fork` it.
+
+        Example:
+            >>> async def carry_on(client: Control, order: str) -> None:
+            ...     await client.resume(order)
         """
-        return await status_of(self.engine, workflow_id)
+        return await managing.resume_workflow(self.engine, workflow_id)
 
-    async def list(
-        self, *, name: str | None = None, status: Status | str | None = None, limit: int = 100
-    ) -> Sequence[WorkflowStatus]:
-        """Workflows, newest first; of a name, in a status."""
-        code = None if status is None else Status(status).code
-        engine = self.engine
-        rows = await engine.ask(lambda c: list_workflows(c, engine.sql, name, code, limit))
-        return [to_status(engine, row) for row in rows]
+    async def fork(self, workflow_id: str, *, from_step: str, id: str | None = None) -> Handle[Any]:
+        """Makes a new workflow with what another had recorded before `from_step` completed, and runs it from
+        there, with the code of today [W12].
 
-    async def steps(self, workflow_id: str) -> Sequence[StepInfo]:
-        """The journal of a workflow: completed calls in their order, then those that wait.
+        It has the same name, input, attributes, queue and timeout, the events and stream values that the
+        recorded steps have written (streams numbered without holes), and no messages. Of a step that waits,
+        or runs, everything recorded counts as before it. Children that the recorded steps have started stay
+        the original's. `id` is the idempotency key: the same fork again gives the same workflow.
 
         Raises:
             WorkflowNotFound: if there is none of this id.
+            LookupError: if its journal has no such step; `steps` lists them.
+            WorkflowConflict: if `id` belongs to another workflow.
+
+        Example:
+            >>> async def again(client: Control, order: str) -> str:
+            ...     handle = await client.fork(order, from_step="3")
+            ...     return str(await handle.result())
         """
-        _keys.check_workflow_id(workflow_id)
-        engine = self.engine
-        rows = await engine.ask(lambda c: list_steps(c, engine.sql, workflow_id))
-        if not rows:
-            await self._check_exists(workflow_id)
-        return [self._step_info(workflow_id, row) for row in rows]
+        made = await managing.fork_workflow(self.engine, workflow_id, from_step, id)
+        return Handle(self.engine, made, Any)
 
-    def _step_info(self, workflow_id: str, row: StepRow) -> StepInfo:
-        error = None
-        if row.outcome == Code.ERROR and row.output is not None:
-            context = self.engine.context(row.target or workflow_id, "error", "" if row.target else row.name)
-            error = self.engine.codec.describe_error(row.output, context)
-        elif row.outcome not in (None, Code.VALUE):
-            error = Code(row.outcome or 0).name.lower().replace("_", " ")
-        return StepInfo(
-            step_id=row.step_id,
-            kind=row.kind,
-            name=row.name,
-            started_at=row.started_at,
-            finished_at=row.finished_at,
-            error=error,
-        )
+    async def delete(self, workflow_id: str) -> None:
+        """Removes a workflow that has ended, with its journal, messages, events and streams; its children
+        stay.
 
-    async def _check_exists(self, workflow_id: str) -> None:
-        engine = self.engine
-        if not await engine.ask(lambda c: workflow_exists(c, engine.sql, workflow_id)):
-            raise WorkflowNotFound(workflow_id)
+        Raises:
+            WorkflowNotFound: if there is none of this id.
+            WorkflowConflict: if it is active: cancel it first.
+        """
+        await managing.delete_workflow(self.engine, workflow_id)
 
-    def statistics(self) -> Statistics:
-        """Counts of the machinery: batches, records, waiters, bells, connections."""
-        return self.engine.statistics()
+    async def prune(self, older_than: float | timedelta, *, batch: int = 1000) -> int:
+        """Removes workflows that ended more than `older_than` seconds ago by the database's clock, with all
+        that belongs to them; gives their number.
+
+        Never what is active, nor the children of an active parent, which may still ask for their results.
+        Every `batch` rows are a transaction of their own, which waits for nobody's locks; cancelling stops
+        between two of them, and the next call goes on.
+
+        Raises:
+            ValueError: if `older_than` is negative, or `batch` less than 1.
+
+        Example:
+            >>> async def nightly(client: Control) -> None:
+            ...     print(await client.prune(timedelta(days=30)), "workflows removed")
+        """
+        age = seconds_of(older_than)
+        if age is None:
+            raise TypeError("older_than is a number of seconds or a timedelta")
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise ValueError("batch is how many rows one transaction removes at most: 1 or more")
+        return await managing.prune_workflows(self.engine, age, batch)

@@ -98,11 +98,13 @@ class Runtime(Client):
             raise NotRunning("this Runtime is not running; use it inside `async with`")
         return self._executor
 
-    async def _commit_start(self, call: Call[Any], workflow_id: str, timeout: float | None) -> Answer:
+    async def _commit_start(
+        self, call: Call[Any], workflow_id: str, timeout: float | None, attributes: str | None
+    ) -> Answer:
         executor = self.executor
         definition = self._definition_of(call)
         here = definition is not None and executor.lease.executor is not None
-        record = self._start_record(call, workflow_id, timeout, here=here)
+        record = self._start_record(call, workflow_id, timeout, attributes, here=here)
         point("outside_start.before_commit")
 
         def launch(answers: Answers) -> None:

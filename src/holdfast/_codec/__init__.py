@@ -1,13 +1,23 @@
 """Every payload is encoded and decoded in this room: values, calls, errors [K2].
 
 `codec` is the door. Behind it: `payloads` (values to JSON and back), `calls` (arguments), `failures`
-(exceptions), `models` (pydantic, without importing it) and `paths` (where in a value something is wrong).
+(exceptions), `models` (pydantic, without importing it), `attributes` (JSON that is searched) and `paths`
+(where in a value something is wrong).
 Nothing here does I/O, keeps rows or imports by name.
 """
 
+from holdfast._codec.attributes import decode_attributes, encode_attributes
 from holdfast._codec.calls import Parameters, names_of_caller
 from holdfast._codec.codec import Codec
 from holdfast._codec.failures import ErrorRegistry
 from holdfast._codec.payloads import check_type
 
-__all__ = ["Codec", "ErrorRegistry", "Parameters", "check_type", "names_of_caller"]
+__all__ = [
+    "Codec",
+    "ErrorRegistry",
+    "Parameters",
+    "check_type",
+    "decode_attributes",
+    "encode_attributes",
+    "names_of_caller",
+]

@@ -33,6 +33,8 @@ SERVICE_CONNECTIONS = 2
 """Connections for the engine's own short calls, so that users' transactions never stand in their way."""
 CALL_DEADLINE = 15.0
 """Seconds that one call over the pool may take before its connection is taken for dead."""
+LONG_DEADLINE = 600.0
+"""Seconds that a call may take which copies or rewrites a whole workflow, of whatever size."""
 SETUP_DEADLINE = 30.0
 """Seconds that checking or migrating the schema may take."""
 
@@ -119,18 +121,22 @@ class Engine:
                     "the database went away while its schema was being checked"
                 ) from error
 
-    async def ask(self, act: Callable[[Connection], Awaitable[T]], *, insist: bool = False) -> T:
+    async def ask(
+        self, act: Callable[[Connection], Awaitable[T]], *, insist: bool = False, long: bool = False
+    ) -> T:
         """Does something short with a connection; it is done again when the connection is lost, so it
-        must be something that may be done twice. With `insist` it goes on for ever.
+        must be something that may be done twice. With `insist` it goes on for ever. What may be `long`
+        takes a connection of the users' pool, so that nothing short waits behind it.
 
         Raises:
             DatabaseUnavailable: if the database was away for `Settings.database_patience` seconds.
         """
         until = _clock.monotonic() + self.settings.database_patience
         pauses = delays(0.02, 1.0)
+        pool, limit = (self.pool, LONG_DEADLINE) if long else (self._service, CALL_DEADLINE)
         while True:
             try:
-                async with self._service.acquire() as connection, deadline(connection, CALL_DEADLINE):
+                async with pool.acquire() as connection, deadline(connection, limit):
                     return await act(connection)
             except (ConnectionLost, Retryable, DatabaseUnavailable) as error:
                 if not insist and _clock.monotonic() >= until:

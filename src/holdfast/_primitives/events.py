@@ -197,7 +197,8 @@ class GetEvent(Operation[Any]):
         claimed = Claim(
             step_id=step_id, kind=self.kind, name=self.name, target=self.target, timeout=self.timeout
         )
-        return await claim(run, claimed, _keys_of(self.target, self.name))
+        answer = await claim(run, claimed, _keys_of(self.target, self.name))
+        return Answer(answer.code, answer.payload, origin=answer.note)
 
     def conclude(self, run: Run, answer: Answer) -> Any:
         if answer.code is Code.ERROR:
@@ -206,7 +207,8 @@ class GetEvent(Operation[Any]):
             raise WorkflowFinished(self.target)
         if answer.code is Code.TIMEOUT:
             return default_or_timeout(self.target, self.name, self.default)
-        return _decode(run.executor.engine, self.target, self.name, answer.payload, self.type)
+        encoded_for = answer.origin or self.target
+        return _decode(run.executor.engine, encoded_for, self.name, answer.payload, self.type)
 
 
 def _keys_of(workflow_id: str, key: str) -> tuple[str, str]:
@@ -239,7 +241,7 @@ async def get_event_outside(
         return default_or_timeout(workflow_id, key, default)
     if news.revision is None:
         raise WorkflowFinished(workflow_id)
-    return _decode(engine, workflow_id, key, news.payload, type)
+    return _decode(engine, news.origin or workflow_id, key, news.payload, type)
 
 
 @overload
@@ -291,7 +293,7 @@ async def _watch(engine: Engine, workflow_id: str, key: str, type: object) -> As
         if news is None or news.revision is None:
             return
         revision = news.revision
-        yield _decode(engine, workflow_id, key, news.payload, type)
+        yield _decode(engine, news.origin or workflow_id, key, news.payload, type)
 
 
 async def all_events(engine: Engine, workflow_id: str, *, history: bool) -> dict[str, Any]:
@@ -301,12 +303,12 @@ async def all_events(engine: Engine, workflow_id: str, *, history: bool) -> dict
         lambda connection: list_events(connection, engine.sql, workflow_id, history=history)
     )
     values: dict[str, Any] = {}
-    for key, revision, payload in rows:
-        value = _decode(engine, workflow_id, key, payload, Any)
+    for row in rows:
+        value = _decode(engine, row.origin or workflow_id, row.key, row.payload, Any)
         if history:
-            values.setdefault(key, []).append((revision, value))
+            values.setdefault(row.key, []).append((row.revision, value))
         else:
-            values[key] = value
+            values[row.key] = value
     return values
 
 

@@ -9,10 +9,12 @@ from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from holdfast import _clock, _keys
+from holdfast._codec import decode_attributes
 from holdfast._engine.engine import Engine
 from holdfast._primitives import events, messages, requests, streams
 from holdfast._primitives.channels import name_and_type
 from holdfast._primitives.events import Event
+from holdfast._primitives.managing import fork_workflow, resume_workflow
 from holdfast._primitives.messages import Topic
 from holdfast._primitives.reading import Reader, open_reader, span_of
 from holdfast._primitives.streams import Stream
@@ -82,6 +84,27 @@ class Handle(Generic[R_co]):
             WorkflowNotFound: if there is none of this id.
         """
         return await cancel_workflow(self._engine, self.id)
+
+    async def resume(self) -> bool:
+        """Lets the workflow go on from its journal after it has ended; see `Runtime.resume`. False: it was
+        active anyway.
+
+        Raises:
+            WorkflowNotFound: if there is none of this id.
+            WorkflowConflict: if it has ended with a result, or with an error of its own.
+        """
+        return await resume_workflow(self._engine, self.id)
+
+    async def fork(self, *, from_step: str, id: str | None = None) -> "Handle[R_co]":
+        """Makes a new workflow that does everything again from a step on; see `Runtime.fork`.
+
+        Raises:
+            WorkflowNotFound: if there is none of this id.
+            LookupError: if its journal has no such step.
+            WorkflowConflict: if `id` belongs to another workflow.
+        """
+        made = await fork_workflow(self._engine, self.id, from_step, id)
+        return Handle(self._engine, made, self._type)
 
     @overload
     def send(self, topic: Topic[T], value: T, key: str | None = None) -> Coroutine[Any, Any, None]: ...
@@ -286,7 +309,7 @@ def to_status(engine: Engine, row: WorkflowRow) -> WorkflowStatus:
         attempts=row.claims,
         queue=row.queue,
         error=error,
-        attributes=None,
+        attributes=None if row.attributes is None else decode_attributes(row.attributes),
         cancelling=row.cancelling,
         parent=row.parent_id,
     )

@@ -120,7 +120,10 @@ class Reader(AsyncIterator[T], Generic[T]):
         if self._index == len(self._page):
             self._page, self._index = (), 0
         self.offset = found.offset
-        value = self._engine.codec.decode(found.payload, self._type, self._context)
+        context = self._context
+        if found.origin is not None:
+            context = self._engine.context(found.origin, "stream", self.key)
+        value = self._engine.codec.decode(found.payload, self._type, context)
         return Item(value=value, offset=found.offset, attempt=found.attempt)
 
     def _put(self, values: Sequence[StreamValue], index: int = 0) -> None:

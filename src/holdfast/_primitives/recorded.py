@@ -234,7 +234,7 @@ class RecordedWatch(AsyncIterator[T], Generic[T]):
             raise self._busy()
         (found,) = values_of(recorded)
         self._revision = found.offset
-        context = self._engine.context(self._workflow_id, "event", self._key)
+        context = self._engine.context(found.origin or self._workflow_id, "event", self._key)
         value: T = self._engine.codec.decode(found.payload, self._type, context)
         return value
 

@@ -4,13 +4,13 @@ is.
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
-from typing import Any, ClassVar, Generic, NamedTuple, ParamSpec, TypeVar, get_args, overload
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, ParamSpec, TypeVar, get_args, overload
 from uuid import uuid4
 
 from holdfast import _keys
-from holdfast._codec import Parameters, names_of_caller
+from holdfast._codec import Parameters, encode_attributes, names_of_caller
 from holdfast._engine.writer import Answers
 from holdfast._observe import point
 from holdfast._primitives.handles import Handle, outcome_of
@@ -164,15 +164,23 @@ class WorkflowDecorator:
 
 
 def start(
-    call_: Call[R], /, *, id: str | None = None, timeout: float | timedelta | None = None
+    call_: Call[R],
+    /,
+    *,
+    id: str | None = None,
+    timeout: float | timedelta | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    on_existing: Literal["attach", "raise"] = "attach",
 ) -> Wait[Handle[R]]:
     """Starts a child workflow and does not wait for it: its row and this call's record are one commit [W8].
 
     `id`: its id, `<this workflow>/<step id>` by default; a workflow of that id and name which exists already
-    is attached to. `timeout`: seconds that it may take.
+    is attached to. `timeout`: seconds that it may take. `attributes`: a JSON object that `Runtime.list`
+    searches.
 
     Raises:
-        WorkflowConflict: if the id belongs to another workflow.
+        WorkflowConflict: if the id belongs to another workflow, or exists and `on_existing` is "raise".
+        PayloadNotSerializable, PayloadTooLarge: before anything is written.
         NotInWorkflow: outside a workflow; there, use `Runtime.start`.
 
     Example:
@@ -184,21 +192,35 @@ def start(
         raise TypeError("start takes a call of a workflow, such as start(checkout(order))")
     if id is not None:
         _keys.check_workflow_id(id)
+    if on_existing not in ("attach", "raise"):
+        raise ValueError('on_existing is "attach" or "raise"')
+    searched = None if attributes is None else encode_attributes(attributes)
     branch = current_branch("start", "from outside, use Runtime.start or Client.start")
-    return call(branch, StartChild(call_, id, seconds_of(timeout)))
+    exclusive = on_existing == "raise"
+    return call(branch, StartChild(call_, id, seconds_of(timeout), searched, exclusive=exclusive))
 
 
 class StartChild(Operation[Any]):
     """A child that is started."""
 
-    __slots__ = ("_child", "_input", "call", "child_id", "name", "timeout")
+    __slots__ = ("_child", "_input", "attributes", "call", "child_id", "exclusive", "name", "timeout")
     kind: ClassVar[str] = "start"
 
-    def __init__(self, call_: Call[Any], child_id: str | None, timeout: float | None) -> None:
+    def __init__(
+        self,
+        call_: Call[Any],
+        child_id: str | None,
+        timeout: float | None,
+        attributes: str | None = None,
+        *,
+        exclusive: bool = False,
+    ) -> None:
         self.call = call_
         self.name = call_.name
         self.child_id = child_id
         self.timeout = timeout
+        self.attributes = attributes
+        self.exclusive = exclusive
         self._child = ""
 
     def prepare(self, run: Run, step_id: str) -> None:
@@ -235,9 +257,11 @@ class StartChild(Operation[Any]):
                 name=self.name,
                 token=uuid4(),
                 here=definition is not None,
-                implied=self.child_id is None,
+                # Nobody else gives a child the id that is implied.
+                implied=None if self.exclusive and self.child_id is not None else self.child_id is None,
                 input=data,
                 timeout=timeout,
+                attributes=self.attributes,
                 journal=journal,
             ),
             launch,

@@ -176,9 +176,8 @@ class Executor:
         if executor != self.lease.executor or self._closing:
             return
         for found in claimed:
-            run = Run(
-                self, self.registry[found.name], Owner(found.id, found.epoch), journals.get(found.id, ())
-            )
+            owner, journal = Owner(found.id, found.epoch), journals.get(found.id, ())
+            run = Run(self, self.registry[found.name], owner, journal, found.origin)
             self.launch(run, found.input, found.remaining, cancelling=found.cancelling)
         # Who was asked to end between the claim and now was not found here when the bell rang.
         self.waiters.wake(_keys.wake_key("executor", str(executor)))
@@ -270,9 +269,8 @@ class Executor:
         value: object = None
         failure: BaseException | None = None
         try:
-            args, kwargs = self.codec.decode_call(
-                data, definition.parameters, self.engine.context(run.workflow_id, "input", definition.name)
-            )
+            context = self.engine.context(run.origin or run.workflow_id, "input", definition.name)
+            args, kwargs = self.codec.decode_call(data, definition.parameters, context)
             value = await definition.fn(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit, PayloadCodecError):
             raise
@@ -346,12 +344,14 @@ class Executor:
 
     # Cancelling
 
-    async def cancel(self, workflow_id: str) -> bool:
-        """Asks a workflow and its children to end [W10]; was it active?"""
+    async def cancel(self, workflow_id: str, epoch: int | None = None) -> bool:
+        """Asks a workflow and its children to end [W10]; was it active? With `epoch`: only if it has not
+        been resumed since.
+        """
 
         async def ask(connection: Connection) -> dict[str, int | None]:
             return await workflows.cancel_workflow(
-                connection, self.engine.sql, workflow_id, self.engine.channel
+                connection, self.engine.sql, workflow_id, self.engine.channel, epoch
             )
 
         active = await self.engine.ask(ask)
@@ -396,7 +396,7 @@ class Executor:
 
     async def _cancel_family(self, run: Run) -> None:
         try:
-            await self.cancel(run.workflow_id)
+            await self.cancel(run.workflow_id, run.owner.epoch)
         except (DatabaseUnavailable, NotRunning):
             logger.warning("the children of workflow %r could not be cancelled with it", run.workflow_id)
 

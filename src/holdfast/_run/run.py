@@ -66,7 +66,7 @@ class Host(Protocol):
 
 class Run:
     """See the module. `journal` is what an earlier process recorded, in the order of completion; empty at
-    first.
+    first. `origin` is the workflow for which its input was encoded, if it is a fork.
     """
 
     __slots__ = (
@@ -80,6 +80,7 @@ class Run:
         "interrupted_again",
         "journal",
         "mailboxes",
+        "origin",
         "outstanding",
         "over",
         "owner",
@@ -93,12 +94,18 @@ class Run:
     )
 
     def __init__(
-        self, executor: Host, definition: Definition, owner: Owner, recorded: Iterable[JournalRow] = ()
+        self,
+        executor: Host,
+        definition: Definition,
+        owner: Owner,
+        recorded: Iterable[JournalRow] = (),
+        origin: str | None = None,
     ) -> None:
         self.executor: Host = executor
         self.definition: Definition = definition
         self.owner: Owner = owner
         self.workflow_id: str = owner.workflow_id
+        self.origin: str | None = origin
         self.journal: dict[str, JournalRow] = {record.step_id: record for record in recorded}
         self.recovering: bool = owner.epoch > 1
         self.tasks: set[asyncio.Future[Any]] = set()

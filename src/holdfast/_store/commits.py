@@ -197,14 +197,18 @@ class Journaled(Record, kw_only=True):
 
 
 class Start(Record, kw_only=True):
-    """A workflow that begins, from outside or as a child of `parent`'s `step_id`."""
+    """A workflow that begins, from outside or as a child of `parent`'s `step_id`.
+
+    `implied`: its id is that of the step, and no other workflow may have it; None: the id was given, and no
+    workflow at all may have it yet.
+    """
 
     step_id: str | None = None
     id: str
     name: str
     token: UUID
     here: bool
-    implied: bool = False
+    implied: bool | None = False
     input: bytes
     timeout: float | None = None
     attributes: str | None = None

@@ -19,7 +19,7 @@ STREAM_BATCH = 500
 STREAM_BYTES = 1024 * 1024
 """About how many bytes of them; one value is always given, however large."""
 
-_HEAD = Struct(">qhi")
+_HEAD = Struct(">qhhi")
 _OLDEST = Struct(">q")
 _BEGINNING = Struct(">qq")
 
@@ -48,11 +48,12 @@ class EventLook(msgspec.Struct, frozen=True, gc=False):
 
 class EventNews(msgspec.Struct, frozen=True, gc=False):
     """The latest value, if it is newer (else revision None), and how the workflow stands (None: there is
-    none).
+    none). `origin`: the workflow for which the value was encoded, if this one is a fork.
     """
 
     revision: int | None
     payload: bytes | None
+    origin: str | None
     status: Status | None
 
 
@@ -68,11 +69,12 @@ class StreamLook(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamValue(msgspec.Struct, frozen=True, gc=False):
-    """One stored value of a stream."""
+    """One stored value of a stream; `origin` is the workflow for which it was encoded, if this is a fork."""
 
     offset: int
     payload: bytes
     attempt: int
+    origin: str | None = None
 
 
 class StreamNews(msgspec.Struct, frozen=True, gc=False):
@@ -117,7 +119,7 @@ async def look_events(
     """Of those events that have a newer value, or whose workflow has ended: the news."""
     ids, keys, afters = [a.workflow_id for a in asked], [a.key for a in asked], [a.after for a in asked]
     rows = await connection.fetch(sql["events.look"], ids, keys, afters)
-    return {row[0] - 1: EventNews(row[1], row[2], _status(row[3])) for row in rows}
+    return {row[0] - 1: EventNews(row[1], row[2], row[3], _status(row[4])) for row in rows}
 
 
 async def look_streams(
@@ -129,12 +131,12 @@ async def look_streams(
     rows = await connection.fetch(sql["streams.look"], ids, keys, afters, lasts, STREAM_BATCH, STREAM_BYTES)
     news: dict[int, StreamNews] = {}
     values: list[StreamValue] = []
-    for place, offset, payload, attempt, closed, status, oldest, length in rows:
+    for place, offset, payload, origin, attempt, closed, status, oldest, length in rows:
         if place - 1 not in news:
             values = []
             news[place - 1] = StreamNews(values, closed, _status(status), oldest, length)
         if offset is not None:
-            values.append(StreamValue(offset, payload, attempt))
+            values.append(StreamValue(offset, payload, attempt, origin))
     return news
 
 
@@ -143,9 +145,10 @@ def values_of(recorded: bytes) -> list[StreamValue]:
     values: list[StreamValue] = []
     at = 0
     while at < len(recorded):
-        offset, attempt, size = _HEAD.unpack_from(recorded, at)
-        at += _HEAD.size
-        values.append(StreamValue(offset, recorded[at : at + size], attempt))
+        offset, attempt, origin_size, size = _HEAD.unpack_from(recorded, at)
+        at += _HEAD.size + origin_size
+        origin = recorded[at - origin_size : at].decode() if origin_size else None
+        values.append(StreamValue(offset, recorded[at : at + size], attempt, origin))
         at += size
     return values
 

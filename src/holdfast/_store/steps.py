@@ -36,6 +36,7 @@ class StepRow(msgspec.Struct, frozen=True, gc=False):
     output: bytes | None
     started_at: datetime
     finished_at: datetime | None
+    origin: str | None = None
 
 
 async def list_journals(

@@ -1,4 +1,6 @@
-"""Streams as rows, for what is neither written by a commit nor asked in a look: trimming."""
+"""Streams as rows, for what is neither written by a commit nor asked in a look: trimming, and which there are."""
+
+import msgspec
 
 from holdfast._sql.statements import Statements
 from holdfast._store.connection import Connection
@@ -20,3 +22,16 @@ async def trim_stream(
         if row[1]:
             oldest: int = row[0]
             return oldest
+
+
+class StreamRow(msgspec.Struct, frozen=True, gc=False):
+    """One stream: how many values it keeps."""
+
+    key: str
+    length: int
+    closed: bool
+
+
+async def list_streams(connection: Connection, sql: Statements, workflow_id: str) -> list[StreamRow]:
+    """The streams of a workflow, by name."""
+    return [StreamRow(*row) for row in await connection.fetch(sql["streams.list"], workflow_id)]

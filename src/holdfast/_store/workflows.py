@@ -1,10 +1,11 @@
-"""Workflows as rows: claiming them, cancelling them, looking at them. Starts and ends are records (see
-commits).
+"""Workflows as rows: claiming them, cancelling, resuming, forking and removing them, looking at them. Starts
+and ends are records (see commits).
 """
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
 
 import msgspec
 
@@ -13,7 +14,9 @@ from holdfast._store.connection import Connection
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):
-    """A workflow that this executor has just taken. `remaining`: seconds to its own deadline, if any."""
+    """A workflow that this executor has just taken. `remaining`: seconds to its own deadline, if any.
+    `origin`: the workflow for which its input was encoded, if it is a fork.
+    """
 
     id: str
     name: str
@@ -22,6 +25,7 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     cancelling: bool
     parent_id: str | None
     remaining: float | None
+    origin: str | None = None
 
 
 class WorkflowRow(msgspec.Struct, frozen=True, gc=False):
@@ -42,6 +46,41 @@ class WorkflowRow(msgspec.Struct, frozen=True, gc=False):
     parent_id: str | None
 
 
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which workflows a list shows; None for any. `until` is exclusive; of an older page, `before` is where
+    it begins.
+    """
+
+    name: str | None = None
+    statuses: Sequence[int] | None = None
+    queue: str | None = None
+    attributes: str | None = None
+    parent: str | None = None
+    id_prefix: str | None = None
+    executor: str | None = None
+    created_from: datetime | None = None
+    created_until: datetime | None = None
+    finished_from: datetime | None = None
+    finished_until: datetime | None = None
+    before: tuple[datetime, str] | None = None
+
+
+class Resumed(NamedTuple):
+    """What became of a try to resume: why it was not, or the workflow `id` whose end must be waited for."""
+
+    said: Literal["resumed", "unknown", "active", "success", "error", "wait"]
+    id: str
+    epoch: int | None
+    output: bytes | None
+
+
+class Pruned(NamedTuple):
+    """How many workflows a batch has removed, and where the next one goes on; None: there is nothing more."""
+
+    removed: int
+    reached: datetime | None
+
+
 async def claim_workflows(
     connection: Connection,
     sql: Statements,
@@ -60,13 +99,59 @@ async def claim_workflows(
 
 
 async def cancel_workflow(
-    connection: Connection, sql: Statements, workflow_id: str, channel: str
+    connection: Connection, sql: Statements, workflow_id: str, channel: str, epoch: int | None = None
 ) -> dict[str, int | None]:
     """Asks it and its children to end. The ids of those that were active, each with the executor that still
-    runs it.
+    runs it. Nothing happens if an `epoch` is given and it has been resumed or taken since.
     """
-    rows = await connection.fetch(sql["workflows.cancel"], workflow_id, channel)
+    rows = await connection.fetch(sql["workflows.cancel"], workflow_id, channel, epoch)
     return {row[0]: row[1] for row in rows}
+
+
+async def resume_workflow(
+    connection: Connection, sql: Statements, workflow_id: str, forgiven: int | None, channel: str
+) -> Resumed:
+    """Takes up a workflow that has ended, with the children cancelled with it; one that has failed only if
+    the error of this epoch is `forgiven`.
+    """
+    row = await connection.fetchrow(sql["workflows.resume"], workflow_id, forgiven, channel)
+    assert row is not None, "it always says something"
+    return Resumed(*row)
+
+
+async def fork_workflow(
+    connection: Connection,
+    sql: Statements,
+    workflow_id: str,
+    from_step: str,
+    fork: str,
+    token: UUID,
+    channel: str,
+) -> Literal["forked", "unknown", "no step", "conflict"]:
+    """Makes a new workflow with the history of another before a step, unless an earlier try has."""
+    said: Literal["forked", "unknown", "no step", "conflict"] = await connection.fetchval(
+        sql["workflows.fork"], workflow_id, from_step, fork, token, channel
+    )
+    return said
+
+
+async def delete_workflow(
+    connection: Connection, sql: Statements, workflow_id: str, most: int, channel: str
+) -> Literal["unknown", "active", "deleted", "more"]:
+    """Deletes an ended workflow, or the next `most` rows of it."""
+    said: Literal["unknown", "active", "deleted", "more"] = await connection.fetchval(
+        sql["workflows.delete"], workflow_id, most, channel
+    )
+    return said
+
+
+async def prune_workflows(
+    connection: Connection, sql: Statements, age: float, reached: datetime, most: int, channel: str
+) -> Pruned:
+    """Deletes the next `most` rows of workflows that ended more than `age` seconds ago."""
+    row = await connection.fetchrow(sql["workflows.prune"], age, reached, most, channel)
+    assert row is not None, "it always says something"
+    return Pruned(*row)
 
 
 async def list_cancelling(connection: Connection, sql: Statements, executor: int) -> list[str]:
@@ -81,10 +166,27 @@ async def load_workflow(connection: Connection, sql: Statements, workflow_id: st
 
 
 async def list_workflows(
-    connection: Connection, sql: Statements, name: str | None, status: int | None, limit: int
+    connection: Connection, sql: Statements, shown: Filter, most: int
 ) -> list[WorkflowRow]:
     """Workflows, newest first."""
-    rows: list[Any] = await connection.fetch(sql["workflows.list_newest"], name, status, limit)
+    before_moment, before_id = shown.before or (None, None)
+    rows: list[Any] = await connection.fetch(
+        sql["workflows.list"],
+        shown.name,
+        shown.statuses,
+        shown.queue,
+        shown.attributes,
+        shown.parent,
+        shown.id_prefix,
+        shown.executor,
+        shown.created_from,
+        shown.created_until,
+        shown.finished_from,
+        shown.finished_until,
+        before_moment,
+        before_id,
+        most,
+    )
     return [WorkflowRow(*row) for row in rows]
 
 
