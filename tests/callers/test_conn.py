@@ -20,7 +20,7 @@ from tests.processes import Processes, Waits, connect, within
 from tests.runtime.witness import Signals
 
 SOON = 1.0
-"""Seconds within which a commit has woken whoever waits for it, on a busy machine; nobody looks by himself."""
+"""Seconds within which a commit has woken whoever waits, on a busy machine; nobody looks by himself."""
 
 
 async def ids(connection: Connection) -> list[str]:
