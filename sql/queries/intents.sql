@@ -4,7 +4,7 @@ select pg_current_xact_id_if_assigned() is not null;
 
 -- name: identify
 -- Which database of which cluster this is; needs no privilege.
-select concat_ws(' ', c.system_identifier, d.oid, d.datname)
+select concat_ws(' ', c.system_identifier, d.oid)
 from pg_control_system() c, pg_database d where d.datname = current_database();
 
 -- name: start

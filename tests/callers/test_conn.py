@@ -19,8 +19,8 @@ from tests.callers.shop import LAST, LETTERS, LOG, patient, shop
 from tests.processes import Processes, Waits, connect, within
 from tests.runtime.witness import Signals
 
-SOON = 0.3
-"""Seconds within which a commit must have woken whoever waits for it, on a machine that is busy."""
+SOON = 1.0
+"""Seconds within which a commit has woken whoever waits, on a busy machine; nobody looks by himself."""
 
 
 async def ids(connection: Connection) -> list[str]:
@@ -165,7 +165,7 @@ async def test_an_open_transaction_holds_up_nobody(
     await rt.send("ends", "caller", LETTERS, key="k", conn=caller)
     for name in ("ends", "dies"):
         await caller.execute("select holdfast.cancel($1)", name)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(5):
         new = await rt.start(shop(1), id="new")
         await rt.send("ends", "batch", LETTERS, key="k")
         assert await rt.handle("ends").result() == ["batch"]

@@ -334,7 +334,7 @@ async def test_w7_an_outcome_that_cannot_be_recorded_for_long_is_found_again(
         return "done"
 
     async with Proxy(dsn) as proxy:
-        rt = await processes.runtime(work, dsn=proxy.dsn, settings=quick(database_patience=0.2))
+        rt = await processes.runtime(work, dsn=proxy.dsn, settings=quick(database_patience=1.0))
         await rt.start(work(), id="one")
         proxy.refuse()
         proxy.reset()

@@ -562,8 +562,8 @@ JSON = st.recursive(
 
 
 def test_k2_values_are_the_same_from_sql_to_python_and_back(dsn: str) -> None:
-    @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(st.lists(JSON, min_size=30, max_size=30))
+    @settings(max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(JSON, min_size=60, max_size=60))
     def check(values: list[Any]) -> None:
         asyncio.run(_round_trip(dsn, values))
 
