@@ -149,7 +149,8 @@ $$;
 drop function if exists holdfast.cancel_workflow(text, text);
 create or replace function holdfast.cancel_workflow(workflow text, channel text, run_epoch integer default null)
 returns table (id text, executor_id integer)
-language plpgsql volatile set search_path = pg_catalog, pg_temp as
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
 $$
 begin
     return query

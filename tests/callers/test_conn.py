@@ -354,7 +354,7 @@ async def test_k3_the_codec_is_applied(
         handle = await rt.start(shop(1, note="n"), id="one", conn=caller)
         await rt.send("one", "text", LETTERS, conn=caller)
     assert await within(2, handle.result()) == ["n", "text"]
-    assert await letters(database) == ['one/message/letters:"txet"']
+    assert await letters(database) == ["\\x00" + b'one/message/letters:"txet"'.hex()]
 
 
 async def test_w9_timeouts_are_the_call_s_or_the_definition_s(
