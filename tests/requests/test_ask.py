@@ -84,7 +84,7 @@ async def late() -> str:
 async def replies(database: Connection) -> list[tuple[str, int]]:
     """Workflow and revision of every reply."""
     found = await database.fetch(
-        "select workflow_id, revision from holdfast.events where key like 'holdfast:reply:%'"
+        "select workflow_id, revision from holdfast.events where key like '::reply:%'"
     )
     return [tuple(row) for row in found]
 
