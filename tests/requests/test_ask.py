@@ -513,3 +513,24 @@ async def test_m11_what_cannot_be_asked_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match="duration"):
         await client.ask("clerk", PRICES, "lamp", timeout=-1)
     assert await requests(database) == 0
+
+
+@hf.workflow
+async def asks_at_once(to: str, count: int) -> list[float]:
+    quotes = await asyncio.gather(*(PRICES.ask(to, "x" * n, timeout=60) for n in range(1, count + 1)))
+    await GO.recv()
+    return [quote.price for quote in quotes]
+
+
+async def test_m11_w4_asks_side_by_side_have_their_own_replies_on_a_replay_too(
+    processes: Processes, waits: Waits, database: Connection
+) -> None:
+    first = await processes.runtime(clerk, asks_at_once)
+    await first.start(clerk(), id="clerk")
+    await first.start(asks_at_once("clerk", 50), id="asker")
+    await waits.on("message", "asker", "go")
+    await processes.leave(first)
+    second = await processes.runtime(asks_at_once)
+    await second.send("asker", None, GO)
+    assert await second.handle("asker").result(20) == [n * 1.5 for n in range(1, 51)]
+    assert await requests(database) == len(await replies(database)) == 50
