@@ -3,6 +3,8 @@
 What it asks is an event, so that a page can show it at any time. What the human says is a message, so that
 it is not lost if nobody is listening just now. The waits are durable: deploy as often as you like.
 
+Whoever is to decide gets a link by mail, with a token in it that sends one decision and nothing else, once.
+
     python examples/approval/approval.py
 
 and answer from another terminal, in the same directory:
@@ -12,6 +14,9 @@ and answer from another terminal, in the same directory:
 """
 
 import asyncio
+import os
+import secrets
+from datetime import timedelta
 
 import msgspec
 
@@ -55,9 +60,32 @@ async def approval(expense: Expense, patience: float = 24 * 3600, reminders: int
     return await pay_out(expense) if decision.approved else f"refused by {decision.by}"
 
 
+# A key of one's own outlives the process, and is the same in all of them.
+KEY = os.environ.get("APPROVAL_KEY", "").encode() or secrets.token_bytes(32)
+settings = hf.Settings(hmac_keys=[KEY])
+
+
+def link_for(client: hf.Client, expense_id: str) -> str:
+    """What stands in the mail: no log-in needed, nothing is stored, and nobody can make one up."""
+    token = client.token(expense_id, decisions, ttl=timedelta(days=7))
+    return f"https://expenses.example/decide#{token}"
+
+
+async def decide(client: hf.Client, token: str, decision: Decision) -> str:
+    """What the page behind the link does when its button is pressed. Not when it is opened: programs that
+    look into mails open links.
+    """
+    try:
+        await client.redeem(token, decision)
+    except hf.TokenRejected:
+        return "this link is not valid, or no longer"
+    return "thank you"
+
+
 async def main() -> None:
-    async with hf.Runtime(workflows=[approval]) as rt:
+    async with hf.Runtime(workflows=[approval], settings=settings) as rt:
         handle = await rt.start(approval(Expense("a chair", 200), patience=60), id="expense-1")
+        print(f"mail to ada: {link_for(rt, handle.id)}", flush=True)
         async for asked in handle.watch(question):
             print(f"asked ({asked.reminders} reminders): {asked.text}", flush=True)
         print(await handle.result())

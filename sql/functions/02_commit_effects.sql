@@ -99,7 +99,7 @@ begin
         coalesce(latest.revision, 0) + e.rank,
         e.payload, e.step, e.token, holdfast.now()
     from (
-        select s.*, starts_with(s.key, 'holdfast:reply:') as reply, row_number() over (partition by s.run, s.key order by s.place) as rank
+        select s.*, starts_with(s.key, '::reply:') as reply, row_number() over (partition by s.run, s.key order by s.place) as rank
         from unnest(places, runs, steps, keys, payloads, tokens) as s (place, run, step, key, payload, token)
         where owned[s.run] is not null and s.place <> all (done)) e
     left join lateral (

@@ -28,7 +28,7 @@ select workflow_id, step_id, seq, kind, name, target,
 from holdfast.steps;
 
 create view holdfast.message_list as
-select id, workflow_id, topic, holdfast.as_text(payload) as message, sender, dedup_key, consumed_by, created_at
+select id, workflow_id, topic, holdfast.as_text(payload) as message, sender, dedup_key, request, consumed_by, created_at
 from holdfast.messages;
 
 create view holdfast.event_list as

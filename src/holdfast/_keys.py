@@ -33,7 +33,7 @@ MAX_ID: Final = 512
 MAX_NAME: Final = 256
 """Bytes of UTF-8 that a topic, key, stream name, dedup key or definition's name may take."""
 
-RESERVED: Final = "holdfast:"
+RESERVED: Final = "::"
 """What names of the library's own begin with, and no others."""
 
 
@@ -51,7 +51,7 @@ def check_name(name: str, what: str) -> str:
 
     Raises:
         InvalidName: if it is no string, empty, longer than 256 bytes, holds NUL or a lone surrogate, or
-            begins with `holdfast:`, as only the library's own names do.
+            begins with `::`, as only the library's own names do.
     """
     checked = _check(name, what, MAX_NAME)
     if checked.startswith(RESERVED):

@@ -24,6 +24,7 @@ shouts = hf.Topic[str]("shouts")
 news = hf.Event[int]("news")
 answer = hf.Event[int]("answer")
 log = hf.Stream[str]("log")
+prices = hf.Topic[int, str]("prices")
 
 
 def note(bodies: str) -> None:
@@ -72,6 +73,18 @@ async def square(bodies: str, x: int) -> int:
     return await double(bodies, x) * x
 
 
+@hf.workflow
+async def clerk(bodies: str) -> int:
+    total = 0
+    async for request in prices.requests():
+        total += await double(bodies, request.value)
+        if request.value == 0:
+            await request.reject("that is all")
+            break
+        await request.reply(f"{total} in all")
+    return total
+
+
 async def branch(bodies: str, number: int) -> int:
     value = await double(bodies, number)
     await hf.send(hf.current().workflow_id, value, f"branch {number}")
@@ -99,16 +112,22 @@ async def story(bodies: str) -> list[Any]:
     await news.set(9)
     branches = await asyncio.gather(branch(bodies, 1), branch(bodies, 2))
     squared = await square(bodies, 4)
+    assistant = await hf.start(clerk(bodies))
+    priced = [await prices.ask(assistant.id, 3), await prices.ask(assistant.id, 4, timeout=60)]
+    try:
+        await prices.ask(assistant.id, 0)
+    except hf.RequestRejected as error:
+        priced.append(str(error))
     await log.close()
     try:
         await log.write("too late")
     except hf.StreamClosed:
         await news.set(10)
-    return [first, reply, shouted, seen, branches, squared, await handle.result()]
+    return [first, reply, shouted, seen, branches, squared, priced, await handle.result()]
 
 
-RESULT = [2, "done", "hello", 10, [5, 10], 32, 5, 18]
-WORKFLOWS = (story, helper, square)
+RESULT = [2, "done", "hello", 10, [5, 10], 32, ["6 in all", "14 in all", "that is all"], 5, 18]
+WORKFLOWS = (story, helper, square, clerk)
 
 
 async def play(dsn: str, bodies: str) -> list[Any]:

@@ -165,6 +165,28 @@ class TestApproval:
     async def test_nobody_answers(self) -> None:
         assert await self._decide(None, patience=0.05, reminders=1) == "nobody decided"
 
+    async def test_decided_by_the_link_in_a_mail_once(self) -> None:
+        module = load("approval")
+        async with hf.Runtime(workflows=[module.approval], settings=module.settings) as rt:
+            handle = await rt.start(module.approval(module.Expense("a chair", 200)))
+            token = module.link_for(rt, handle.id).partition("#")[2]
+            invalid = "this link is not valid, or no longer"
+            assert await module.decide(rt, token[:-4] + "AAAA", module.Decision(True, "eve")) == invalid
+            assert await module.decide(rt, token, module.Decision(False, "ada")) == "thank you"
+            assert await module.decide(rt, token, module.Decision(True, "ada")) == invalid
+            assert await handle.result(timeout=20) == "refused by ada"
+
+
+async def test_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    assert await load("ask").main() == ["bob", "eve", "cem", "ada"]
+    assert capsys.readouterr().out.splitlines() == [
+        "ada sits on 3",
+        "bob sits on 0",
+        "cem sits on 2",
+        "nothing left for dora",
+        "eve sits on 1",
+    ]
+
 
 async def test_outbox(capsys: pytest.CaptureFixture[str]) -> None:
     module = load("outbox")

@@ -306,11 +306,11 @@ async def test_m11_only_the_workflow_that_took_a_request_answers_it(
 async def test_k1_names_of_the_library_are_refused(processes: Processes) -> None:
     client = await processes.client()
     for make in (hf.Event[int], hf.Topic[int], hf.Stream[int]):
-        with pytest.raises(hf.InvalidName, match="must not begin with 'holdfast:'"):
-            make("holdfast:reply:1")
+        with pytest.raises(hf.InvalidName, match="must not begin with '::'"):
+            make("::reply:1")
     with pytest.raises(hf.InvalidName):
-        await client.send("w", 1, key="holdfast:token:1")
-    hf.Event[int]("holdfast")
+        await client.send("w", 1, key="::token:1")
+    hf.Event[int]("a::b")
 
 
 def test_m11_topics_of_one_type_or_of_two() -> None:

@@ -84,7 +84,7 @@ async def late() -> str:
 async def replies(database: Connection) -> list[tuple[str, int]]:
     """Workflow and revision of every reply."""
     found = await database.fetch(
-        "select workflow_id, revision from holdfast.events where key like 'holdfast:reply:%'"
+        "select workflow_id, revision from holdfast.events where key like '::reply:%'"
     )
     return [tuple(row) for row in found]
 
@@ -334,8 +334,9 @@ async def test_m11_an_asker_that_gives_up_harms_nobody(
     await rt.start(late(), id="late")
     with pytest.raises(hf.WaitTimeout):
         await client.ask("late", PRICES, "lamp", timeout=0.05)
+    waits.forget()
     asking = asyncio.create_task(client.ask("late", PRICES, "bed"))
-    await waits.on("end", "late", times=2)
+    await waits.on("end", "late")
     asking.cancel()
     await asyncio.wait({asking})
     assert asking.cancelled()
@@ -512,3 +513,24 @@ async def test_m11_what_cannot_be_asked_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match="duration"):
         await client.ask("clerk", PRICES, "lamp", timeout=-1)
     assert await requests(database) == 0
+
+
+@hf.workflow
+async def asks_at_once(to: str, count: int) -> list[float]:
+    quotes = await asyncio.gather(*(PRICES.ask(to, "x" * n, timeout=60) for n in range(1, count + 1)))
+    await GO.recv()
+    return [quote.price for quote in quotes]
+
+
+async def test_m11_w4_asks_side_by_side_have_their_own_replies_on_a_replay_too(
+    processes: Processes, waits: Waits, database: Connection
+) -> None:
+    first = await processes.runtime(clerk, asks_at_once)
+    await first.start(clerk(), id="clerk")
+    await first.start(asks_at_once("clerk", 50), id="asker")
+    await waits.on("message", "asker", "go")
+    await processes.leave(first)
+    second = await processes.runtime(asks_at_once)
+    await second.send("asker", None, GO)
+    assert await second.handle("asker").result(20) == [n * 1.5 for n in range(1, 51)]
+    assert await requests(database) == len(await replies(database)) == 50

@@ -107,12 +107,14 @@ async def state(database: Connection, workflow_id: str) -> str:
 SNAPSHOT = {
     "workflows": "select id, name, status, cancelling, parent_id, input, output, error "
     "from holdfast.workflow_list order by id",
-    "journal": "select workflow_id, step_id, kind, name, target, outcome, attempts, finished_at is not null, "
+    "journal": "select workflow_id, step_id, kind, name, "
+    "case when kind in ('ask', 'recv', 'reply', 'reject') then (target is not null)::text else target end, "
+    "outcome, attempts, finished_at is not null, "
     "case when kind <> 'value' then output end from holdfast.step_list order by workflow_id, step_id",
-    "messages": "select workflow_id, topic, message, sender, dedup_key, consumed_by "
+    "messages": "select workflow_id, topic, message, sender, dedup_key, request is not null, consumed_by "
     "from holdfast.message_list order by workflow_id, topic, id",
-    "events": "select workflow_id, key, revision, value, step_id from holdfast.event_list "
-    "order by workflow_id, key, revision",
+    "events": "select workflow_id, case when starts_with(key, '::reply:') then 'reply' else key end, "
+    "revision, value, step_id from holdfast.event_list order by workflow_id, step_id, key, revision",
     "values": 'select workflow_id, key, "offset", value, attempt, step_id from holdfast.stream_list '
     'order by workflow_id, key, "offset"',
     "streams": "select workflow_id, key, closed_at is not null from holdfast.streams "

@@ -8,6 +8,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from holdfast._keys import reply_key
 from holdfast._sql import statements
 from holdfast._store.commits import (
     Answer,
@@ -100,6 +101,36 @@ def everything(owner: Owner, number: int) -> list[Record]:
         Claims(owner=owner, claims=[Claim(step_id=f"{number}.7", kind="get_event", name="k", target="old7")]),
         Claims(owner=owner, claims=[Claim(step_id=f"{number}.8", kind="result", target="old8")]),
         Claims(owner=owner, claims=[Claim(step_id=f"{number}.9", kind="sleep", timeout=0.0)]),
+        *asking(owner, number),
+    ]
+
+
+def asking(owner: Owner, number: int) -> list[Record]:
+    """A request, a claim of its reply, and a reply."""
+    workflow, request = owner.workflow_id, f"{owner.workflow_id}{number}"
+    return [
+        Send(
+            owner=owner,
+            step_id=f"{number}.10",
+            kind="ask",
+            name="v",
+            target=request,
+            open=True,
+            to=workflow,
+            topic="v",
+            payload=b"1",
+            request=request,
+        ),
+        Claims(owner=owner, claims=[Claim(step_id=f"{number}.12", kind="ask", name="k", target="old7")]),
+        SetEvent(
+            owner=owner,
+            step_id=f"{number}.11",
+            kind="reply",
+            name="v",
+            target=request,
+            key=reply_key(request),
+            payload=b"1",
+        ),
     ]
 
 
@@ -166,6 +197,27 @@ async def test_looks_read_by_key_only_even_with_plans_made_for_empty_tables(
     after = await reads(connection)
     for table in TABLES:
         assert after[table] - before[table] <= 6 * len(ids), table
+
+
+async def test_redeeming_a_token_reads_by_key_only(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    _, owners = await begin(connection, 1)
+
+    async def redeem(number: int) -> bool:
+        return bool(
+            await connection.fetchval(
+                SQL["tokens.redeem"], owners[0].workflow_id, "t", b"1", f"k{number}", uuid4(), 4e9, "channel"
+            )
+        )
+
+    for number in range(8):
+        assert await redeem(number)
+    await grow(connection)
+    before = await reads(connection)
+    assert await redeem(9)
+    assert not await redeem(9)
+    after = await reads(connection)
+    for table in TABLES:
+        assert after[table] - before[table] <= 8, table
 
 
 async def test_claiming_free_workflows_reads_only_those(

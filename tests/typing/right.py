@@ -20,6 +20,7 @@ class Order:
 payments = hf.Topic[Order]("payment")
 pay_url = hf.Event[str]("pay_url")
 tokens = hf.Stream[int]("tokens")
+prices = hf.Topic[Order, float]("price")
 
 
 @hf.step
@@ -69,6 +70,18 @@ async def checkout(order: Order, *, note: str = "") -> str:
     await tokens.write(1, 2, 3)
     async for payment in payments:
         assert_type(payment, Order)
+    assert_type(prices, hf.Topic[Order, float])
+    assert_type(prices.recv(), hf.Wait[Order])
+    assert_type(prices.ask("other", order, timeout=3), hf.Wait[float])
+    assert_type(await payments.ask("other", order), Any)
+    async for request in prices.requests():
+        assert_type(request, hf.Request[Order, float])
+        assert_type(request.value, Order)
+        assert_type(request.reply(2.5), hf.Wait[None])
+        await request.reject("not for sale")
+        await request.reject(LookupError("not for sale"))
+    async for untyped in payments.requests():
+        await untyped.reply("anything")
     child = await hf.start(checkout(order, note="again"))
     assert_type(child, hf.Handle[str])
     assert_type(await child.result(), str)
@@ -94,6 +107,14 @@ async def outside(rt: hf.Runtime, client: hf.Client) -> None:
     assert_type(client.read_stream("one", tokens, after=3), hf.Reader[int])
     assert_type(await client.get_event("one", pay_url), str)
     await handle.send(payments, Order(2))
+    await handle.send(prices, Order(2))
+    assert_type(await handle.ask(prices, Order(2), timeout=3), float)
+    assert_type(await client.ask("one", prices, Order(2)), float)
+    assert_type(await rt.ask("one", payments, Order(2)), Any)
+    assert_type(await rt.ask("one", "price", 3, timeout=timedelta(seconds=3), type=float), Any)
+    assert_type(rt.token(handle, prices, ttl=3600), str)
+    assert_type(client.token("one", "price", ttl=timedelta(days=1)), str)
+    await client.redeem("…", Order(2))
     remote = hf.WorkflowRef[[Order], int]("elsewhere")
     assert_type(await client.start(remote(Order(3))), hf.Handle[int])
     existing: Literal["attach", "raise"] = "raise"

@@ -5,6 +5,7 @@ import holdfast as hf
 payments = hf.Topic[int]("payment")
 pay_url = hf.Event[str]("pay_url")
 tokens = hf.Stream[int]("tokens")
+prices = hf.Topic[int, float]("price")
 
 
 @hf.step
@@ -22,7 +23,12 @@ async def checkout(order: int) -> str:
     await tokens.write(1, "two")  # error: arg-type
     text: str = await payments.recv()  # error: assignment
     number: int = await payments.recv(timeout=1, default=None)  # error: arg-type
-    return url + text + str(number)
+    await prices.ask("other", "not a number")  # error: arg-type
+    price: str = await prices.ask("other", 3)  # error: assignment
+    async for request in prices.requests():
+        await request.reply("not a price")  # error: arg-type
+        await request.reject(3)  # error: arg-type
+    return url + text + str(number) + price
 
 
 @hf.workflow  # error: arg-type
@@ -37,6 +43,10 @@ async def outside(rt: hf.Runtime) -> None:
     handle = await rt.start(checkout(3))
     await handle.send(payments, number, topic="x")  # error: call-overload
     wrong: int = await handle.get(pay_url)  # error: arg-type
+    await handle.ask(prices, "not a number")  # error: misc
+    price: str = await rt.ask("one", prices, 3)  # error: arg-type
+    rt.token(price, prices)  # error: call-arg
+    rt.token(3, prices, ttl=1)  # error: arg-type
     await rt.start(checkout(wrong), on_existing="ignore")  # error: arg-type
     text: str = await rt.start(checkout(3), conn=object())  # error: assignment
     await rt.run(checkout(3), conn=text)  # error: call-arg

@@ -75,10 +75,9 @@ class Topic(Channel[T], Generic[T, A]):
         """Sends a message of this topic from a workflow or a step; see `holdfast.send`."""
         return send(workflow_id, value, self, key=key)
 
-    async def __aiter__(self) -> AsyncIterator[T]:
+    def __aiter__(self) -> AsyncIterator[T]:
         """Every message of this topic as it comes, in a workflow; never ends by itself."""
-        while True:
-            yield await self.recv()
+        return Inbox(self)
 
     def ask(self, workflow_id: str, value: T, *, timeout: float | timedelta | None = None) -> Wait[A]:
         """Sends a request of this topic, and waits for the reply; from a workflow or a step [M11].
@@ -189,6 +188,20 @@ class Recv(Operation[Any]):
         if self.default is not MISSING:
             return self.default
         raise WaitTimeout(f"workflow {run.workflow_id!r} received no message on topic {self.name!r} in time")
+
+
+class Inbox(AsyncIterator[T], Generic[T]):
+    """The messages of a topic. No generator: of one that is left early, the loop makes a task to close it,
+    which a workflow would count as a birth, sooner or later than its replay does.
+    """
+
+    __slots__ = ("_topic",)
+
+    def __init__(self, topic: Topic[T]) -> None:
+        self._topic = topic
+
+    async def __anext__(self) -> T:
+        return await self._topic.recv()
 
 
 class RecvRequest(Recv):

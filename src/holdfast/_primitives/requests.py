@@ -114,11 +114,7 @@ class Misfit:
 
 
 class Requests(AsyncIterator[Request[Any, Any]]):
-    """The requests of a topic; `take` makes the call that takes the next one.
-
-    No generator: the loop would end one that is left early in a task of its own, which a workflow would count
-    as a birth.
-    """
+    """The requests of a topic; `take` makes the call that takes the next one. No generator: see `Inbox`."""
 
     __slots__ = ("_take", "_topic")
 
