@@ -129,7 +129,7 @@ async def test_s6_items_carry_offset_and_attempt_from_anywhere(processes: Proces
     "wrong", [{"after": -2}, {"after": 2**70}, {"last": -1}, {"last": 2**70}, {"after": 0, "last": 0}]
 )
 async def test_s6_absurd_numbers_are_refused_before_any_io(
-    processes: Processes, wrong: dict[str, int]
+    processes: Processes, wrong: dict[str, Any]
 ) -> None:
     client = await processes.client()
     with pytest.raises(ValueError, match=r"after|last"):
