@@ -101,7 +101,23 @@ def everything(owner: Owner, number: int) -> list[Record]:
         Claims(owner=owner, claims=[Claim(step_id=f"{number}.7", kind="get_event", name="k", target="old7")]),
         Claims(owner=owner, claims=[Claim(step_id=f"{number}.8", kind="result", target="old8")]),
         Claims(owner=owner, claims=[Claim(step_id=f"{number}.9", kind="sleep", timeout=0.0)]),
+        *reading(owner, number),
         *asking(owner, number),
+    ]
+
+
+def reading(owner: Owner, number: int) -> list[Record]:
+    """What workflow code reads of streams and events."""
+    return [
+        Claims(
+            owner=owner,
+            claims=[Claim(step_id=f"{number}.{step}", kind=kind, name=name, target="old9", after=after)],
+        )
+        for step, kind, name, after in (
+            (20, "read_stream", "s", -1),
+            (21, "read_stream", "s", -3),
+            (22, "watch_event", "k", 0),
+        )
     ]
 
 
@@ -183,10 +199,14 @@ async def test_looks_read_by_key_only_even_with_plans_made_for_empty_tables(
     await commit(connection, executor, *[r for owner in owners for r in everything(owner, 0)])
     ids = [owner.workflow_id for owner in owners]
 
+    lasts = [None, 5] * (len(ids) // 2)
+
     async def look() -> int:
         found = await connection.fetch(SQL["workflows.look_results"], ids)
         found += await connection.fetch(SQL["events.look"], ids, ["k"] * len(ids), [0] * len(ids))
-        found += await connection.fetch(SQL["streams.look"], ids, ["s"] * len(ids), [-1] * len(ids), 500)
+        found += await connection.fetch(
+            SQL["streams.look"], ids, ["s"] * len(ids), [-1] * len(ids), lasts, 500, 1_000_000
+        )
         return len(found)
 
     for _ in range(8):
@@ -286,3 +306,26 @@ async def test_a_large_transaction_is_settled_in_one_go(
     assert await connection.fetchval("select count(*) from holdfast.messages") == 3000
     assert after["intents"] - before["intents"] <= 12 * 6000
     assert after["workflows"] - before["workflows"] <= 12 * 6000
+
+
+async def test_trimming_reads_only_what_it_deletes(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    executor, owners = await begin(connection, 10)
+    trim = SQL["streams.trim"]
+    for _ in range(8):
+        assert [tuple(row) for row in await connection.fetch(trim, "w9", "s", 5, 100)] == [(0, True)]
+    await grow(connection)
+    values = [b"1"] * 50
+    await commit(
+        connection,
+        executor,
+        *(
+            Write(owner=o, step_id="1", kind="write_stream", name="s", key="s", payloads=values)
+            for o in owners
+        ),
+    )
+    before = await reads(connection)
+    assert [tuple(row) for row in await connection.fetch(trim, "w9", "s", 20, 100)] == [(20, True)]
+    assert [tuple(row) for row in await connection.fetch(trim, "w9", "s", 1000, 10)] == [(50, False)]
+    after = await reads(connection)
+    assert after["stream_values"] - before["stream_values"] <= 40
+    assert after["streams"] - before["streams"] <= 6

@@ -50,6 +50,10 @@ def plain(n: int) -> str:
 plain_step = hf.step(plain, attempts=5)
 
 
+async def numbers() -> AsyncIterator[int]:
+    yield 1
+
+
 @hf.workflow
 async def checkout(order: Order, *, note: str = "") -> str:
     assert_type(fetch("x"), hf.Wait[int])
@@ -68,6 +72,16 @@ async def checkout(order: Order, *, note: str = "") -> str:
     assert_type(await hf.get_event("other", pay_url), str)
     await pay_url.set("https://…")
     await tokens.write(1, 2, 3)
+    assert_type(tokens.trim(2), hf.Wait[int])
+    assert_type(await hf.trim_stream("tokens", 2), int)
+    assert_type(tokens.read("other", last=3), hf.Reader[int])
+    assert_type(hf.read_stream("other", tokens, follow=False), hf.Reader[int])
+    assert_type(hf.read_stream("other", "tokens", after=3, type=str), hf.Reader[str])
+    assert_type(anext(tokens.read("other")), hf.Wait[int])
+    async for number in tokens.pipe(numbers(), every=timedelta(seconds=0.1), most=10):
+        assert_type(number, int)
+    async for state in pay_url.watch("other"):
+        assert_type(state, str)
     async for payment in payments:
         assert_type(payment, Order)
     assert_type(prices, hf.Topic[Order, float])
@@ -105,6 +119,8 @@ async def outside(rt: hf.Runtime, client: hf.Client) -> None:
         assert_type(item, hf.Item[int])
     assert_type(handle.watch(pay_url), AsyncIterator[str])
     assert_type(client.read_stream("one", tokens, after=3), hf.Reader[int])
+    assert_type(handle.read(tokens, last=3, follow=False), hf.Reader[int])
+    assert_type(await rt.trim_stream("one", tokens, before=3), int)
     assert_type(await client.get_event("one", pay_url), str)
     await handle.send(payments, Order(2))
     await handle.send(prices, Order(2))

@@ -21,6 +21,9 @@ async def checkout(order: int) -> str:
     await payments.send("other", "not a number")  # error: arg-type
     await pay_url.set(17)  # error: arg-type
     await tokens.write(1, "two")  # error: arg-type
+    tokens.read("other", last="3")  # error: arg-type
+    tokens.pipe([1, 2])  # error: arg-type
+    await tokens.trim("all")  # error: arg-type
     text: str = await payments.recv()  # error: assignment
     number: int = await payments.recv(timeout=1, default=None)  # error: arg-type
     await prices.ask("other", "not a number")  # error: arg-type

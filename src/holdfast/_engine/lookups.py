@@ -6,7 +6,8 @@ happen: that is `until()`, which asks here.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar, overload
 
 from holdfast import _clock
@@ -21,7 +22,7 @@ LOOK_DEADLINE = 15.0
 """Seconds that one query may take before its connection is taken for dead."""
 MOST_LOOKS = 2000
 MOST_STREAMS = 50
-"""Readers in one query: each of their looks may bring hundreds of values."""
+"""Streams, or places in them, in one query: each look may bring hundreds of values."""
 
 Look = ResultLook | EventLook | StreamLook
 T = TypeVar("T")
@@ -40,6 +41,14 @@ class _Question(NamedTuple):
     born: float
 
 
+def _is_wanted(questions: Iterable[_Question]) -> bool:
+    return not all(question.future.done() for question in questions)
+
+
+def _together(asked: dict[Look, list[_Question]], looks: Iterable[Look]) -> list[_Question]:
+    return [question for look in looks for question in asked[look]]
+
+
 class Lookups:
     """Answers looks in groups. `look` is for probes; `run` is a task of the engine's group."""
 
@@ -48,7 +57,7 @@ class Lookups:
         self._sql = sql
         self._settings = settings
         self.closed: bool = False
-        self._asked: list[_Question] = []
+        self._asked: dict[Look, list[_Question]] = {}
         self._answering: list[_Question] = []
         self._filled = asyncio.Event()
         self._connection: Connection | None = None
@@ -69,7 +78,7 @@ class Lookups:
         if self.closed:
             raise NotRunning("the runtime or client has been left")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._asked.append(_Question(look, future, _clock.monotonic()))
+        self._asked.setdefault(look, []).append(_Question(look, future, _clock.monotonic()))
         self._filled.set()
         return await future
 
@@ -82,20 +91,20 @@ class Lookups:
         try:
             while True:
                 await self._filled.wait()
-                asked, self._asked = self._asked[:MOST_LOOKS], self._asked[MOST_LOOKS:]
-                self._answering = asked
+                asked = {look: self._asked.pop(look) for look in tuple(islice(self._asked, MOST_LOOKS))}
+                self._answering = _together(asked, asked)
                 if not self._asked:
                     self._filled.clear()
                 for kind in LOOKS:
-                    group = [q for q in asked if type(q.look) is kind and not q.future.done()]
+                    looks = [look for look in asked if type(look) is kind and _is_wanted(asked[look])]
                     most = MOST_STREAMS if kind is StreamLook else MOST_LOOKS
-                    for begin in range(0, len(group), most):
-                        await self._answer(kind, group[begin : begin + most])
+                    for begin in range(0, len(looks), most):
+                        await self._answer(kind, _together(asked, looks[begin : begin + most]))
         finally:
             if self._connection is not None:
                 self._connection.terminate()
             self.closed = True
-            for question in (*self._answering, *self._asked):
+            for question in (*self._answering, *_together(self._asked, self._asked)):
                 if not question.future.done():
                     question.future.set_exception(NotRunning("the runtime or client has been left"))
 

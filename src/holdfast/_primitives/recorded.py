@@ -56,11 +56,9 @@ class RecordedReader(Reader[T]):
         self._stood: Literal["closed", "ended", "stopped"] = "stopped"
 
     def __anext__(self) -> Wait[T]:
-        return Buffered(self._give) if self._at_hand else self._ask(self._take_value)
-
-    @property
-    def _at_hand(self) -> bool:
-        return self._index < len(self._page) or self._over()
+        if self._index < len(self._page) or self._over():
+            return Buffered(self._give)
+        return self._ask(self._take_value)
 
     async def _give(self) -> T:
         if self._index < len(self._page):
@@ -70,12 +68,12 @@ class RecordedReader(Reader[T]):
         raise self._busy()
 
     async def _next(self) -> Item[T]:
-        if not self._at_hand:
-            item: Item[T] = await self._ask(self._take)
-            return item
+        if self._index < len(self._page):
+            return self._take()
         if self._over():
             raise StopAsyncIteration
-        return self._take()
+        item: Item[T] = await self._ask(self._take)
+        return item
 
     def _take_value(self) -> T:
         return self._take().value

@@ -9,12 +9,13 @@ or numbers given at a task's first call, do not.)
 
 Step bodies are outside the workflow's order: tasks that they create belong to the step and give no births.
 Nor do tasks that a library makes for itself around a single await: `asyncio.wait_for` makes one in Python
-3.11 and none in 3.12.
+3.11 and none in 3.12. Nor those in which the loop closes an async generator that has been left early: when
+that is, depends on the garbage collection. They are outside the workflow: no durable call can be made there.
 """
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from types import CodeType, FrameType
@@ -107,6 +108,10 @@ class BirthFactory:
         parent = scope.get() if context is None else context.get(scope)
         if not isinstance(parent, Branch):
             return self._make(loop, coro, options)
+        if type(coro) is _CLOSING:
+            context = copy_context() if context is None else context.copy()
+            context.run(scope.set, None)
+            return self._make(loop, coro, {**options, "context": context})
         maker = _library_maker()
         if maker is _AS_COMPLETED and not isinstance(coro, Lazy):
             coro.close()
@@ -184,6 +189,17 @@ class Lazy:
     __slots__ = ()
 
 
+async def _generator() -> AsyncGenerator[None, None]:
+    yield
+
+
+def _type_of_closing() -> type:
+    closing = _generator().aclose()
+    closing.close()
+    return type(closing)
+
+
+_CLOSING = _type_of_closing()
 _WAIT_FOR = asyncio.wait_for.__code__
 _AS_COMPLETED = getattr(asyncio.as_completed, "__code__", None)
 _MAKERS = frozenset({_WAIT_FOR, _AS_COMPLETED})
