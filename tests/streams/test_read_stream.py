@@ -169,7 +169,7 @@ async def test_s4_the_status_of_the_workflow_decides(
     client = await processes.client()
     await client.start(ELSEWHERE(), id="w")
     await database.execute(
-        "insert into holdfast.stream_values values ('w', 'tokens', 0, '1', 1, '1', null, now())"
+        "insert into holdfast.stream_values values ('w', 'tokens', 0, '1', null, 1, '1', null, now())"
     )
     await database.execute("update holdfast.workflows set status = $1", status.code)
     reader = client.read_stream("w", TOKENS)
