@@ -102,10 +102,10 @@ async def test_w12_branches_go_on_together(processes: Processes, waits: Waits) -
     @hf.workflow
     async def branches() -> list[str]:
         async def branch(name: str) -> str:
-            return await do(f"begin {name}") + await hf.recv(name) + await do(f"end {name}")
+            return await do(f"begin {name}") + await hf.recv(name, type=str) + await do(f"end {name}")
 
         try:
-            return await asyncio.gather(branch("a"), branch("b"), branch("c"))
+            return list(await asyncio.gather(branch("a"), branch("b"), branch("c")))
         except asyncio.CancelledError:
             await asyncio.gather(do("tidy 1"), do("tidy 2"))
             raise
@@ -188,7 +188,7 @@ EFFECTS: dict[str, Callable[[], Awaitable[object]]] = {
 @hf.workflow
 async def has_effect(effect: str) -> str:
     await EFFECTS[effect]()
-    return await hf.recv("go on")
+    return await hf.recv("go on", type=str)
 
 
 @pytest.mark.parametrize("effect", EFFECTS)
@@ -264,7 +264,7 @@ async def test_w12_a_child_that_was_cancelled_by_itself_stays_so(
             await handle.result()
         except hf.WorkflowCancelled:
             await do("seen")
-        return await hf.recv("go on")
+        return await hf.recv("go on", type=str)
 
     rt = await processes.runtime(parent, careful, settings=quick())
     handle = await rt.start(parent(), id="one")
@@ -285,7 +285,7 @@ async def test_w12_one_that_still_cleans_up_is_waited_for(
     @hf.workflow
     async def tidy() -> str:
         try:
-            return await hf.recv("go on")
+            return await hf.recv("go on", type=str)
         except asyncio.CancelledError:
             await hf.recv("tidied")
             raise
@@ -363,7 +363,7 @@ async def test_w12_what_failed_by_itself_or_succeeded_is_not_resumed(
     with pytest.raises(hf.WorkflowFailed):
         await rt.run(fails(), id="failed")
     await rt.run(child(), id="succeeded")
-    with pytest.raises(hf.WorkflowConflict, match="ValueError.*fork"):
+    with pytest.raises(hf.WorkflowConflict, match=r"ValueError.*fork"):
         await rt.resume("failed")
     with pytest.raises(hf.WorkflowConflict, match="fork"):
         await rt.resume("succeeded")
@@ -395,7 +395,7 @@ async def test_w12_w9_its_timeout_counts_anew(
 ) -> None:
     @hf.workflow(timeout=600 if given == "at its definition" else None)
     async def limited() -> str:
-        return await hf.recv("go on")
+        return await hf.recv("go on", type=str)
 
     rt = await processes.runtime(limited, settings=quick())
     async with DatabaseClock(dsn) as clock:
