@@ -26,7 +26,7 @@ async def fails() -> None:
 
 @hf.workflow
 async def waits_for() -> str:
-    return await hf.recv("go on")
+    return await hf.recv("go on", type=str)
 
 
 @hf.workflow
@@ -208,7 +208,7 @@ async def test_w1_attributes_are_those_of_the_first_start(processes: Processes) 
     ],
 )
 async def test_k2_attributes_that_cannot_be_are_refused_before_anything_is_written(
-    processes: Processes, attributes: Any, error: type[Exception]
+    processes: Processes, attributes: dict[str, Any], error: type[Exception]
 ) -> None:
     rt = await processes.runtime(quiet)
     with pytest.raises(error):

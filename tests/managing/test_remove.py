@@ -35,7 +35,7 @@ async def busy() -> str:
     await log.close()
     await stage.set("begun")
     await child()
-    return await hf.recv("go on")
+    return await hf.recv("go on", type=str)
 
 
 @hf.workflow
@@ -100,8 +100,8 @@ async def test_delete_of_a_large_one_goes_in_batches(
     rt = await processes.runtime(busy, child)
     await ended(rt, "one")
     await database.execute(
-        'insert into holdfast.stream_values (workflow_id, key, "offset", payload, attempt, step_id, created_at) '
-        "select 'one', 'large', n, '1', 1, '1', now() from generate_series(0, 999) n"
+        'insert into holdfast.stream_values (workflow_id, key, "offset", payload, attempt, step_id, '
+        "created_at) select 'one', 'large', n, '1', 1, '1', now() from generate_series(0, 999) n"
     )
     monkeypatch.setattr(managing, "REMOVED_AT_ONCE", 100)
     # Nobody may take up or copy what is half removed.
@@ -202,7 +202,8 @@ async def test_prune_that_is_cancelled_stops_between_batches_and_the_next_goes_o
     with pytest.raises(asyncio.CancelledError):
         await pruning
     count = await database.fetchval("select count(*) from holdfast.workflows")
-    assert await rt.prune(0) == count or count == 0
+    assert await rt.prune(0) in (count, count - 1)  # one more may have been on its way
+    assert await left(database) == {}
 
 
 async def test_prune_ends_what_a_deletion_has_left_half_done(
