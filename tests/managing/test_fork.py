@@ -371,7 +371,8 @@ async def test_w12_any_size(processes: Processes, database: Connection) -> None:
     await database.execute(
         """
         insert into holdfast.steps (workflow_id, step_id, seq, kind, name, outcome, output, started_at,
-            finished_at) select 'one', n::text, n, 'step', 's', 0, '1', now(), now() from generate_series(1, 20000) n;
+            finished_at)
+            select 'one', n::text, n, 'step', 's', 0, '1', now(), now() from generate_series(1, 20000) n;
         insert into holdfast.stream_values (workflow_id, key, "offset", payload, attempt, step_id, created_at)
             select 'one', 's' || n % 10, n / 10, n::text::bytea, 1, (n / 5)::text, now()
             from generate_series(5, 100004) n;

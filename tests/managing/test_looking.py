@@ -90,7 +90,8 @@ async def test_streams_are_found_without_reading_their_values(
     await client.start(hf.WorkflowRef[[], str]("elsewhere")(), id="one")
     await database.execute(
         'insert into holdfast.stream_values (workflow_id, key, "offset", payload, attempt, step_id, '
-        "created_at) select 'one', 's' || n % 3, n / 3, '1', 1, '1', now() from generate_series(0, 29999) n; analyze"
+        "created_at) select 'one', 's' || n % 3, n / 3, '1', 1, '1', now() "
+        "from generate_series(0, 29999) n; analyze"
     )
     query = client.engine.sql["streams.list"].replace("$1", "'one'")
     plan = json.loads(await database.fetchval(f"explain (analyze, buffers, format json) {query}"))
