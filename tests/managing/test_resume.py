@@ -193,11 +193,12 @@ async def has_effect(effect: str) -> str:
 
 @pytest.mark.parametrize("effect", EFFECTS)
 async def test_w12_w2_what_was_committed_when_it_was_cancelled_is_not_done_twice(
-    processes: Processes, database: Connection, points: Points, effect: str
+    processes: Processes, database: Connection, points: Points, waits: Waits, effect: str
 ) -> None:
     await database.execute("create table public.booked (x integer)")
     rt = await processes.runtime(has_effect, listener, child, settings=quick())
     await rt.start(listener(), id="two")
+    await waits.on("message", "two", "never")
     after = "transaction.after_commit" if effect == "transaction" else "writer.after_commit"
 
     def cancel() -> None:
@@ -438,3 +439,47 @@ async def test_w12_cancelled_and_resumed_again_and_again(
     await handle.send("go on", "now")
     assert await handle.result(PATIENCE) == ["before", "now", "after"]
     assert ran["before"] == 1
+
+
+async def test_w12_a_child_that_nobody_runs_is_resumed_before_its_parent_has_seen_its_end(
+    processes: Processes, database: Connection, waits: Waits
+) -> None:
+    @hf.workflow
+    async def parent() -> str:
+        try:
+            return await hf.WorkflowRef[[], str]("child")()
+        finally:
+            await do("tidy")
+
+    rt = await processes.runtime(parent, settings=quick())
+    client = await processes.client()
+    handles = [await rt.start(parent(), id=f"p{number}") for number in range(20)]
+    for handle in handles:
+        await waits.on("end", f"{handle.id}/1")
+    for handle in handles:
+        # The child is CANCELLED at once: its parent hears of that and of its own end at the same time.
+        await client.cancel(handle.id)
+    for handle in handles:
+        with pytest.raises(hf.WorkflowCancelled):
+            await handle.result(PATIENCE)
+        assert await client.resume(handle.id)
+    await processes.runtime(child, settings=quick())
+    for handle in handles:
+        assert await handle.result(PATIENCE) == "child"
+        assert [entry[1] for entry in await journal(database, handle.id)] == ["run", "step"]
+
+
+async def test_w12_n4_a_resume_whose_bell_nobody_hears_is_found(
+    processes: Processes, database: Connection, waits: Waits
+) -> None:
+    rt = await processes.runtime(careful, settings=quick())
+    client = await processes.client()
+    handle = await rt.start(careful(), id="one")
+    await waits.on("message", "one", "go on")
+    await cancelled(rt, handle)
+    waits.forget()
+    async with processes.unheard(database):
+        assert await client.resume("one")
+    await waits.on("message", "one", "go on")
+    await handle.send("go on", "now")
+    assert await handle.result(PATIENCE) == ["before", "now", "after"]

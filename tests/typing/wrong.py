@@ -38,3 +38,7 @@ async def outside(rt: hf.Runtime) -> None:
     await handle.send(payments, number, topic="x")  # error: call-overload
     wrong: int = await handle.get(pay_url)  # error: arg-type
     await rt.start(checkout(wrong), on_existing="ignore")  # error: arg-type
+    await rt.start(checkout(3), attributes=[1])  # error: arg-type
+    await rt.fork("one")  # error: call-arg
+    await rt.list("checkout")  # error: call-arg
+    await handle.fork(from_step=3)  # error: arg-type

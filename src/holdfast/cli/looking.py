@@ -78,9 +78,13 @@ async def show(given: argparse.Namespace, screen: Screen) -> int:
         messages = await client.messages(given.id)
         steps = await client.steps(given.id)
     if screen.json:
-        lists = {"streams": streams, "messages": messages, "steps": steps}
-        parts = {name: [_plain(row) for row in rows] for name, rows in lists.items()}
-        screen.data(_plain(workflow) | {"events": events} | parts)
+        parts = {
+            "events": events,
+            "streams": [_plain(stream) for stream in streams],
+            "messages": [_plain(message) for message in messages],
+            "steps": [_plain(step) for step in steps],
+        }
+        screen.data(_plain(workflow) | parts)
         return Exit.OK
     for key, value in _facts(workflow).items():
         screen.line((f"{key:<10}", "dim"), (value, shade(value)))
