@@ -1,5 +1,6 @@
 -- Workflows as people look at them, newest first: every condition that is not NULL must hold, and they must come behind
--- (before_moment, before_id) in the list. A plan of its own for every call: what is asked decides which index serves it.
+-- (before_moment, before_id) in the list. What is asked decides which index serves it, so every call has a plan of its own;
+-- and only a half that has its own ORDER BY and LIMIT is read in the order of its index.
 create or replace function holdfast.list_workflows(
     of_name text, in_statuses smallint[], in_queue text, having_attributes jsonb, of_parent text, id_prefix text,
     on_executor text, created_from timestamptz, created_until timestamptz, finished_from timestamptz,
@@ -7,33 +8,27 @@ create or replace function holdfast.list_workflows(
 returns table (
     id text, name text, status smallint, cancelling boolean, created_at timestamptz, started_at timestamptz,
     finished_at timestamptz, executor text, claims integer, queue text, output bytea, attributes text, parent_id text)
-language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
+declare
+    half text := '
+        select w.* from holdfast.workflows w
+        where ($1 is null or w.name = $1) and ($2 is null or w.status = any ($2)) and ($3 is null or w.queue = $3)
+            and ($4 is null or w.attributes @> $4) and ($5 is null or w.parent_id = $5)
+            and ($6 is null or starts_with(w.id, $6)) and ($7 is null or w.executor_id = any ($7))
+            and ($8 is null or w.created_at >= $8) and ($9 is null or w.created_at < $9)
+            and ($10 is null or w.finished_at >= $10) and ($11 is null or w.finished_at < $11)
+            and ($12 is null or (w.created_at, w.id) < ($12, $13)) and w.status %s 3
+        order by w.created_at desc, w.id desc limit $14';
 begin
-    return query
-    select w.id, w.name, w.status, w.cancelling, w.created_at, w.started_at, w.finished_at, e.name, w.claims, w.queue,
-        w.output, w.attributes::text, w.parent_id
-    from (
-        select l.* from (
-            select s.* from holdfast.workflows s where s.status = 3
-            union all
-            select o.* from holdfast.workflows o where o.status <> 3) l
-        where (of_name is null or l.name = of_name)
-            and (in_statuses is null or l.status = any (in_statuses))
-            and (in_queue is null or l.queue = in_queue)
-            and (having_attributes is null or l.attributes @> having_attributes)
-            and (of_parent is null or l.parent_id = of_parent)
-            and (id_prefix is null or starts_with(l.id, id_prefix))
-            and (on_executor is null or l.executor_id = any (array(
-                select x.id from holdfast.executors x where x.name = on_executor)))
-            and (created_from is null or l.created_at >= created_from)
-            and (created_until is null or l.created_at < created_until)
-            and (finished_from is null or l.finished_at >= finished_from)
-            and (finished_until is null or l.finished_at < finished_until)
-            and (before_moment is null or (l.created_at, l.id) < (before_moment, before_id))
-        order by l.created_at desc, l.id desc
-        limit most) w
-    left join holdfast.executors e on e.id = w.executor_id
-    order by w.created_at desc, w.id desc;
+    return query execute format('
+        select w.id, w.name, w.status, w.cancelling, w.created_at, w.started_at, w.finished_at, e.name, w.claims, w.queue,
+            w.output, w.attributes::text, w.parent_id
+        from (select h.* from ((%s) union all (%s)) h order by h.created_at desc, h.id desc limit $14) w
+        left join holdfast.executors e on e.id = w.executor_id
+        order by w.created_at desc, w.id desc', format(half, '='), format(half, '<>'))
+    using of_name, in_statuses, in_queue, having_attributes, of_parent, id_prefix,
+        case when on_executor is not null then array(select x.id from holdfast.executors x where x.name = on_executor) end,
+        created_from, created_until, finished_from, finished_until, before_moment, before_id, most;
 end
 $$;

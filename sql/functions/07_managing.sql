@@ -7,8 +7,8 @@ $$ select coalesce(substring(step from '^([0-9]+)~')::integer, 0) $$;
 
 -- Takes out of the journal of an ended workflow what its cancellation has put there, so that a replay is not cancelled: the
 -- calls that were interrupted, and everything that completed after the first of them, which is its clean-up. What an
--- interruption only lies over comes out again, for it has had its effect. resumed: workflows whose CANCELLED it may have seen,
--- which it must not, for they go on with it. Effects of the clean-up stay, and say that they belong to no step any more; but
+-- interruption only lies over comes out again, for it has had its effect. resumed: workflows whose CANCELLED it may have seen
+-- before its own, which it must not, for they go on with it; nor what it did then. Effects of the clean-up stay, and say that they belong to no step any more; but
 -- messages that it took come again, and streams that it closed are open again.
 create or replace function holdfast.rewind_workflow(workflow text, resumed text[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as
@@ -16,9 +16,11 @@ $$
 declare
     first_seq bigint;
     first_moment timestamptz;
+    seen_moment timestamptz;
     gone text[];
 begin
-    select min(s.seq), min(s.finished_at) into first_seq, first_moment from holdfast.steps s
+    select min(s.seq), min(s.finished_at), min(s.finished_at) filter (where s.outcome = 8)
+    into first_seq, first_moment, seen_moment from holdfast.steps s
     where s.workflow_id = workflow and (s.outcome = 2 or s.outcome = 8 and s.target = any (resumed));
     if first_seq is null then
         return;
@@ -27,7 +29,7 @@ begin
         delete from holdfast.steps s
         where s.workflow_id = workflow
             and (s.seq >= first_seq or s.finished_at is null and s.started_at >= first_moment)
-            and (s.covered is null or s.covered = 8 and s.target = any (resumed))
+            and (s.covered is null or s.covered = 8 and s.target = any (resumed) or s.started_at >= seen_moment)
         returning s.step_id)
     select array_agg(d.step_id) into gone from deleted d;
     update holdfast.steps s set outcome = s.covered, covered = null

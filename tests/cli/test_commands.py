@@ -126,9 +126,74 @@ async def test_a_failure_exits_with_1(shell: Shell, rt: hf.Runtime) -> None:
     assert (await shell("event", "f1", "stage", "--timeout", "30")).code == 1
 
 
+async def test_resume(shell: Shell, rt: hf.Runtime) -> None:
+    handle = await rt.start(ask("why?"), id="a1")
+    assert (await shell("resume", "a1")).err == "it was active anyway\n"
+    await shell("cancel", "a1")
+    with pytest.raises(hf.WorkflowCancelled):
+        await handle.result(timeout=30)
+    assert (await shell("resume", "a1", "--json")).documents == [{"id": "a1", "resumed": True}]
+    await handle.send("answer", "because")
+    await handle.result(timeout=30)
+    ended = await shell("resume", "a1")
+    assert (ended.code, ended.out) == (2, "")
+    assert "fork" in ended.err
+
+
+async def test_fork(shell: Shell, rt: hf.Runtime) -> None:
+    handle = await rt.start(ask("why?"), id="a1")
+    await handle.send("answer", "because")
+    said = await handle.result(timeout=30)
+    (recv,) = (step.step_id for step in await rt.steps("a1") if step.kind == "recv")
+    done = await shell("fork", "a1", "--from-step", recv, "--id", "a2")
+    assert (done.code, done.out, done.err) == (0, "a2\n", "")
+    await rt.send("a2", "because", "answer")
+    assert await rt.handle("a2").result(timeout=30) == said
+    (made,) = (await shell("fork", "a1", "--from-step", "1", "--json")).documents
+    assert (await rt.status(made["id"])).name == "ask"
+    for words in (("a1", "--from-step", "99"), ("a1",), ("a1", "--from-step", "1", "--id", "a1")):
+        assert (await shell("fork", *words)).code == 2
+
+
+async def test_show_tells_of_streams_and_messages(shell: Shell, rt: hf.Runtime) -> None:
+    handle = await rt.start(ask("why?"), id="a1", attributes={"customer": 17})
+    await handle.send("answer", "so")
+    await handle.send("spare", "unread")
+    await handle.result(timeout=30)
+    shown = (await shell("show", "a1")).out
+    for piece in ("lines  3 values", "TAKEN BY", "spare", '{"customer":17}'):
+        assert piece in shown
+    (document,) = (await shell("show", "a1", "--json")).documents
+    assert [message["topic"] for message in document["messages"]] == ["answer", "spare"]
+    assert document["streams"] == [{"name": "lines", "length": 3, "closed": False}]
+    assert document["attributes"] == {"customer": 17}
+
+
+async def test_list_by_filters_and_pages(shell: Shell, rt: hf.Runtime) -> None:
+    for number in range(4):
+        await rt.run(greet("ada"), id=f"g{number}", attributes={"even": number % 2 == 0})
+    with pytest.raises(hf.WorkflowFailed):
+        await rt.run(fail("no luck"), id="f1")
+
+    async def listed(*words: str) -> list[str]:
+        return [row["id"] for row in (await shell("list", "--json", *words)).documents]
+
+    assert await listed("--attributes", '{"even": true}') == ["g2", "g0"]
+    assert await listed("--status", "error", "--status", "pending") == ["f1"]
+    assert await listed("--id-prefix", "g", "--limit", "2") == ["g3", "g2"]
+    moment = (await rt.status("g2")).created_at.isoformat()
+    assert await listed("--created-before", moment) == ["g1", "g0"]
+    assert await listed("--finished-after", "2099-01-01") == []
+    page = await shell("list", "--json", "--limit", "3")
+    cursor = page.err.split()[-1]
+    assert await listed("--cursor", cursor) == ["g1", "g0"]
+
+
 @pytest.mark.parametrize(
     "words",
     [
+        ("resume", "nobody"),
+        ("fork", "nobody", "--from-step", "1"),
         ("show", "nobody"),
         ("send", "nobody", "topic", "1"),
         ("tail", "nobody", "stream"),
@@ -150,6 +215,10 @@ async def test_an_unknown_id_exits_with_3(shell: Shell, words: tuple[str, ...]) 
         ("dance",),
         ("send", "a1", "topic", "{no json"),
         ("list", "--status", "happy"),
+        ("list", "--attributes", "[]"),
+        ("list", "--attributes", "{"),
+        ("list", "--cursor", "x"),
+        ("list", "--created-after", "yesterday"),
         ("list", "--schema", "No Such"),
         ("list", "--dsn", "mysql://somewhere"),
         ("show", ""),

@@ -53,3 +53,7 @@ async def outside(rt: hf.Runtime) -> None:
     await rt.start(checkout(wrong), on_existing="ignore")  # error: arg-type
     text: str = await rt.start(checkout(3), conn=object())  # error: assignment
     await rt.run(checkout(3), conn=text)  # error: call-arg
+    await rt.start(checkout(3), attributes=[1])  # error: arg-type
+    await rt.fork("one")  # error: call-arg
+    await rt.list("checkout")  # error: call-arg
+    await handle.fork(from_step=3)  # error: arg-type

@@ -2,10 +2,11 @@
 
 import argparse
 from collections.abc import Callable
+from datetime import datetime
 from importlib.metadata import version
 from typing import Final
 
-from holdfast.cli import demo, looking, schema, talking
+from holdfast.cli import demo, looking, managing, schema, talking
 from holdfast.types import Status
 
 EPILOG: Final = """\
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _add_migrate(add)
     _add_looking(add)
     _add_talking(add)
+    _add_managing(add)
     return whole
 
 
@@ -59,11 +61,27 @@ def _add_looking(add: Add) -> None:
     command = add("list", looking.list_, "workflows, newest first")
     command.add_argument("--name", help="only of this workflow")
     command.add_argument(
-        "--status", type=str.upper, choices=[*Status], metavar="STATUS", help="only in this status"
+        "--status",
+        type=str.upper,
+        choices=[*Status],
+        action="append",
+        metavar="STATUS",
+        help="only in this status, or in one of several: give it again",
     )
+    command.add_argument("--queue", help="only of this queue")
+    command.add_argument("--attributes", metavar="JSON", help="only with these attributes")
+    command.add_argument("--parent", metavar="ID", help="only children of this workflow")
+    command.add_argument("--id-prefix", metavar="PREFIX", help="only with ids that begin like this")
+    command.add_argument("--executor", metavar="NAME", help="only what this process runs or ran last")
+    for event in ("created", "finished"):
+        for side in ("after", "before"):
+            command.add_argument(
+                f"--{event}-{side}", type=_moment, metavar="TIME", help=f"only {event} {side} this (ISO 8601)"
+            )
     command.add_argument("--limit", type=_count, default=100, metavar="N", help="at most this many (100)")
+    command.add_argument("--cursor", help="the page behind the one that ended with this")
 
-    command = add("show", looking.show, "one workflow: status, events, journal")
+    command = add("show", looking.show, "one workflow: status, events, streams, messages, journal")
     command.add_argument("id", metavar="ID")
 
 
@@ -100,8 +118,18 @@ def _add_talking(add: Add) -> None:
     command.add_argument("stream", metavar="STREAM")
     command.add_argument("--after", type=int, metavar="N", help="only what is behind offset N")
 
-    command = add("cancel", talking.cancel, "ask a workflow and its children to end")
+
+def _add_managing(add: Add) -> None:
+    command = add("cancel", managing.cancel, "ask a workflow and its children to end")
     command.add_argument("id", metavar="ID")
+
+    command = add("resume", managing.resume, "let a workflow that was ended go on where it was")
+    command.add_argument("id", metavar="ID")
+
+    command = add("fork", managing.fork, "do a workflow again from a step on, as a new one; prints its id")
+    command.add_argument("id", metavar="ID")
+    command.add_argument("--from-step", required=True, metavar="STEP", help="as `holdfast show` calls it")
+    command.add_argument("--id", dest="fork_id", metavar="NEW", help="its id; one is made up otherwise")
 
 
 def _add_timeout(command: argparse.ArgumentParser) -> None:
@@ -113,6 +141,11 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise argparse.ArgumentTypeError("must be a number of seconds, not negative")
     return seconds
+
+
+def _moment(text: str) -> datetime:
+    """A moment; without a zone it is meant as the clock on the wall has it."""
+    return datetime.fromisoformat(text).astimezone()
 
 
 def _count(text: str) -> int:

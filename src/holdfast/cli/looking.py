@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from holdfast import PayloadDecodeError, StepInfo, WorkflowStatus
-from holdfast.cli.exits import Exit
+from holdfast import MessageInfo, PayloadDecodeError, StepInfo, StreamInfo, WorkflowStatus
+from holdfast.cli.exits import Exit, UsageError
 from holdfast.cli.screen import Screen, shade, to_json
 from holdfast.cli.session import connected
 
@@ -27,20 +27,46 @@ _STEPS = {
     "took": "took",
     "error": "error",
 }
+_MESSAGES = {
+    "sent": "sent",
+    "topic": "topic",
+    "sender": "sender",
+    "consumed_by": "taken by",
+}
 
 
 async def list_(given: argparse.Namespace, screen: Screen) -> int:
     """Workflows, newest first."""
+    attributes = None if given.attributes is None else _object(given.attributes)
     async with connected(given) as client:
-        found = await client.list(name=given.name, status=given.status, limit=given.limit)
+        try:
+            found = await client.list(
+                name=given.name,
+                status=given.status,
+                queue=given.queue,
+                attributes=attributes,
+                parent=given.parent,
+                id_prefix=given.id_prefix,
+                executor=given.executor,
+                created_after=given.created_after,
+                created_before=given.created_before,
+                finished_after=given.finished_after,
+                finished_before=given.finished_before,
+                limit=given.limit,
+                cursor=given.cursor,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from None
     screen.rows([_as_row(workflow, screen) for workflow in found], _COLUMNS)
     if not found:
         screen.talk("no workflows")
+    if found.cursor is not None:
+        screen.note(f"there are more: --cursor {found.cursor}")
     return Exit.OK
 
 
 async def show(given: argparse.Namespace, screen: Screen) -> int:
-    """One workflow with its events and its journal.
+    """One workflow with its events, streams, messages and its journal.
 
     Raises:
         WorkflowNotFound: if there is none of this id.
@@ -53,9 +79,16 @@ async def show(given: argparse.Namespace, screen: Screen) -> int:
             # Perhaps encrypted; a command has no key, and shows what can be shown.
             events = {}
             screen.talk(f"its events cannot be read here: {error}")
+        streams = await client.streams(given.id)
+        messages = await client.messages(given.id)
         steps = await client.steps(given.id)
     if screen.json:
-        parts = {"events": events, "steps": [_plain(step) for step in steps]}
+        parts = {
+            "events": events,
+            "streams": [_plain(stream) for stream in streams],
+            "messages": [_plain(message) for message in messages],
+            "steps": [_plain(step) for step in steps],
+        }
         screen.data(_plain(workflow) | parts)
         return Exit.OK
     for key, value in _facts(workflow).items():
@@ -64,10 +97,32 @@ async def show(given: argparse.Namespace, screen: Screen) -> int:
         screen.line()
         for key, value in events.items():
             screen.line(("event ", "dim"), (key, "bold"), (f" = {to_json(value)}", ""))
+    if streams:
+        screen.line()
+        for stream in streams:
+            length = f"  {stream.length} values{', closed' if stream.closed else ''}"
+            screen.line(("stream ", "dim"), (stream.name, "bold"), (length, ""))
+    if messages:
+        screen.line()
+        screen.rows(
+            [_plain(message) | {"sent": _moment(message.created_at)} for message in messages], _MESSAGES
+        )
     if steps:
         screen.line()
         screen.rows([_plain(step) | _times(step) for step in steps], _STEPS)
     return Exit.OK
+
+
+def _object(text: str) -> dict[str, Any]:
+    """Attributes from the command line.
+
+    Raises:
+        UsageError: if they are no JSON object.
+    """
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise UsageError(f"--attributes is no JSON object: {error}") from None
 
 
 def _as_row(workflow: WorkflowStatus, screen: Screen) -> dict[str, Any]:
@@ -75,7 +130,7 @@ def _as_row(workflow: WorkflowStatus, screen: Screen) -> dict[str, Any]:
     return row if screen.json else row | _times(workflow)
 
 
-def _plain(value: WorkflowStatus | StepInfo) -> dict[str, Any]:
+def _plain(value: WorkflowStatus | StepInfo | StreamInfo | MessageInfo) -> dict[str, Any]:
     built: dict[str, Any] = msgspec.to_builtins(value)
     return built
 
@@ -102,6 +157,7 @@ def _facts(workflow: WorkflowStatus) -> dict[str, str]:
         "attempts": str(workflow.attempts or ""),
         "parent": workflow.parent or "",
         "error": workflow.error or "",
+        "attributes": "" if workflow.attributes is None else to_json(workflow.attributes),
     }
     return {key: value for key, value in facts.items() if value}
 

@@ -67,6 +67,10 @@ class Screen:
         if not self.json:
             sys.stderr.write(f"{text}\n")
 
+    def note(self, text: str) -> None:
+        """A remark that programs need too, on stderr."""
+        sys.stderr.write(f"{text}\n")
+
     def complain(self, error: BaseException | str) -> None:
         """An error, on stderr; with its cause, if that is what happened in the workflow."""
         sys.stderr.write(f"holdfast: {error}\n")

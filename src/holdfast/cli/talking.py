@@ -1,4 +1,4 @@
-"""`holdfast start`, `send`, `event`, `watch`, `tail`, `cancel`: talking to workflows from a shell."""
+"""`holdfast start`, `send`, `event`, `watch`, `tail`: talking to workflows from a shell."""
 
 import argparse
 import sys
@@ -81,20 +81,6 @@ async def tail(given: argparse.Namespace, screen: Screen) -> int:
             async for item in reader.items():
                 screen.data(item if screen.json else item.value)
         screen.talk(f"the stream {'was closed' if reader.closed else 'ended with its workflow'}")
-    return Exit.OK
-
-
-async def cancel(given: argparse.Namespace, screen: Screen) -> int:
-    """Asks a workflow to end.
-
-    Raises:
-        WorkflowNotFound: if there is none of this id.
-    """
-    async with connected(given) as client:
-        active = await client.cancel(given.id)
-    if screen.json:
-        screen.data({"id": given.id, "was_active": active})
-    screen.talk("cancelling" if active else "it had ended already")
     return Exit.OK
 
 
