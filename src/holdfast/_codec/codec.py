@@ -127,7 +127,7 @@ class Codec:
             return f"(cannot be read here: {error.reason})"
 
     def _read(self, data: bytes, context: PayloadContext, read: Callable[[bytes], T]) -> T:
-        """Opens stored bytes and reads them. What was sealed and gives no JSON was opened with a wrong key."""
+        """Opens stored bytes and reads them. What was sealed and gives no JSON was not opened rightly."""
         opened = data if self._payload_codec is None else self._open(self._payload_codec, data, context)
         try:
             return read(opened)
