@@ -1,4 +1,4 @@
-"""Unions whose members cannot be told apart by their JSON are refused early, with what to do about it [K2]."""
+"""Unions whose members cannot be told apart by their JSON are refused early, with advice [K2]."""
 
 from __future__ import annotations
 
@@ -62,11 +62,6 @@ class Cat(pydantic.BaseModel):
 class Dog(pydantic.BaseModel):
     kind: Literal["dog"] = "dog"
     lives: int = 1
-
-
-class Cow(TypedDict):
-    kind: Literal["cow"]
-    lives: int
 
 
 class Numbers(pydantic.RootModel[list[int]]):
@@ -157,7 +152,6 @@ def test_k2_members_that_differ_come_back_as_what_they_were(type: object, values
         Card | More,
         Card | Lax,
         Lax | Card,
-        Cat | Cow,
         list[Card | Same],
         BadPen,
         Card | dict[str, str],
