@@ -5,6 +5,7 @@ Loaded by the test and by the process that the test kills: nothing here depends 
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import enum
 import sys
@@ -20,7 +21,6 @@ import msgspec
 import pydantic
 
 import holdfast as hf
-from holdfast._store.connection import Connection
 
 T = TypeVar("T")
 
@@ -139,7 +139,7 @@ class Order(pydantic.BaseModel):
     colour: Colour = Colour.BLUE
     lines: dict[str, Line] = {}
 
-    @pydantic.computed_field
+    @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
     def total(self) -> Decimal:
         return sum((item.price for item in self.items), Decimal(0))
@@ -192,14 +192,12 @@ Small = Annotated[int, msgspec.Meta(ge=0, le=10)]
 
 INDIA = dt.timezone(dt.timedelta(hours=5, minutes=30))
 NOW = dt.datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=INDIA)
+FIRST, LAST = dt.datetime.min, dt.datetime.max  # noqa: DTZ901 - without a time zone is what is meant
 BERLIN = dt.datetime(2026, 7, 3, 4, 5, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"))
 LINE = Line(Decimal("0.10"), NOW, {"a", "b"}, b"\x00\xff")
 BOX = Box((1, 2), 7, LINE, 5)
-ORDER = Order(
-    items=[Item(id=UUID(int=7), price=Decimal("1.10"), at=NOW)],
-    remark="x",
-    lines={"a": Line(Decimal("1.0"), NOW)},
-)
+ITEM = Item(id=UUID(int=7), price=Decimal("1.10"), at=NOW)
+ORDER = Order(items=[ITEM], remark="x", lines={"a": Line(Decimal("1.0"), NOW)})
 TEXT = "\0 \x7f ‏אבג \u202e 👩‍👩‍👧 é e\u0301 \uffff ' \" \\ %s $1 \u2028"
 
 KINDS: dict[str, tuple[Any, list[Any]]] = {
@@ -209,7 +207,7 @@ KINDS: dict[str, tuple[Any, list[Any]]] = {
     "float": (float, [0.1, -0.0, 5e-324, sys.float_info.max, 1e22]),
     "str": (str, ["", TEXT, "null", "**********"]),
     "bytes": (bytes, [b"", bytes(range(256))]),
-    "datetime": (dt.datetime, [NOW, NOW.replace(tzinfo=None), BERLIN, dt.datetime.min, dt.datetime.max]),
+    "datetime": (dt.datetime, [NOW, NOW.replace(tzinfo=None), BERLIN, FIRST, LAST]),
     "date": (dt.date, [NOW.date(), dt.date.min, dt.date.max]),
     "time": (dt.time, [dt.time(1, 2, 3, 4), dt.time(1, tzinfo=dt.UTC), dt.time.max]),
     "timedelta": (
@@ -253,7 +251,7 @@ KINDS: dict[str, tuple[Any, list[Any]]] = {
     "list of structs": (list[Card | Cash | None], [[Cash(Decimal(1)), None, Card("1")]]),
     "struct as array": (Listed, [Listed(1, Colour.BLUE)]),
     "recursive struct": (Chain, [Chain(Chain(Chain(boxes=[BOX])))]),
-    "pydantic": (Order, [ORDER, Order(items=[])]),
+    "pydantic": (Order, [ORDER, Order(items=[], remark=None)]),
     "pydantic in a dict": (dict[str, Order], [{"a": ORDER}]),
     "pydantic or none": (Order | None, [None, ORDER]),
     "discriminated": (Animal, [Cat(lives=1), Dog(friends=[Cat(), Dog()])]),
@@ -297,7 +295,7 @@ def typed(fn: Any, kind: Any, names: str) -> Any:  # noqa: ANN401
 def workflows_of(label: str) -> tuple[hf.Workflow[..., Any], hf.Workflow[..., Any]]:
     """A workflow that takes one value through every place, and the child that it needs."""
     kind, values = KINDS[label]
-    topic, event, stream = hf.Topic[kind]("v"), hf.Event[kind]("v"), hf.Stream[kind]("v")
+    topic, event, stream = hf.Topic[kind]("v"), hf.Event[kind]("v"), hf.Stream[kind]("v")  # type: ignore[valid-type]
 
     async def gives(value):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
         return value
@@ -362,20 +360,8 @@ WORKFLOWS = [each for label in KINDS for each in workflows_of(label)]
 async def serve(dsn: str) -> None:
     """Runs them all until killed."""
     async with hf.Runtime(dsn, workflows=WORKFLOWS, settings=hf.Settings(heartbeat=0.1, lease=2)):
-        await hf_forever()
-
-
-async def hf_forever() -> None:
-    """Does not return."""
-    import asyncio
-
-    await asyncio.Event().wait()
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    import asyncio
-
     asyncio.run(serve(sys.argv[1]))
-
-
-__all__ = ["GO", "KINDS", "WORKFLOWS", "Connection", "ready", "same"]

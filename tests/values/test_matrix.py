@@ -1,5 +1,5 @@
-"""Every kind of value comes back from every place: on the first run in one process, on a replay in another, and
-to who asks from outside [K2].
+"""Every kind of value comes back from every place: on the first run in one process, on a replay in another,
+and to who asks from outside [K2].
 """
 
 from __future__ import annotations
@@ -43,9 +43,11 @@ async def begin(client: hf.Client, label: str, number: int) -> hf.Handle[Any]:
     """Starts a workflow whose code is elsewhere, with a value in every kind of parameter."""
     kind, values = KINDS[label]
     value = values[number]
-    call = hf.WorkflowRef[..., kind](label)(number, value, value, value, named=value, other=value)
+    call = hf.WorkflowRef[..., kind](label)(  # type: ignore[valid-type]
+        number, value, value, value, named=value, other=value
+    )
     handle = await client.start(call, id=f"{label} {number}")
-    await handle.send(hf.Topic[kind]("v"), value)
+    await handle.send(hf.Topic[kind]("v"), value)  # type: ignore[valid-type]
     return handle
 
 
@@ -62,7 +64,7 @@ async def end(client: hf.Client, label: str, number: int, handle: hf.Handle[Any]
     """What is wrong at the end, or seen from outside, if anything."""
     kind, values = KINDS[label]
     value = values[number]
-    stream, event = hf.Stream[kind]("v"), hf.Event[kind]("v")
+    stream, event = hf.Stream[kind]("v"), hf.Event[kind]("v")  # type: ignore[valid-type]
     try:
         await handle.send(GO, None)
         same(await handle.result(), value, "result")
