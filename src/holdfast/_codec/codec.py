@@ -115,7 +115,7 @@ class Codec:
             PayloadDecodeError: if the bytes hold no exception.
             PayloadCodecError: as `decode` does.
         """
-        return failures.rebuild(self._read(data, context, failures.load), registry)
+        return self._read(data, context, lambda opened: failures.rebuild(failures.load(opened), registry))
 
     def describe_error(self, data: bytes, context: PayloadContext) -> str:
         """Type and text of a stored exception, for lists and people, without rebuilding it. Never fails:
