@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import datetime as dt
 import json
 import zlib
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
+import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from holdfast import errors
 from holdfast._codec import Codec, ErrorRegistry
@@ -212,7 +219,7 @@ def test_w6_the_last_errors_are_the_ones_that_are_kept() -> None:
         (ValueError(Decimal("1.5")), ValueError, "1.5"),
         (ValueError(float("nan")), ValueError, "nan"),
         (ValueError(10**5000 // 10**4990), ValueError, "1000000000"),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), RemoteError, "can't decode byte"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), UnicodeDecodeError, "can't decode byte"),
         (ValueError(object), ValueError, "<class 'object'>"),
     ],
 )
@@ -272,3 +279,193 @@ def test_two_classes_of_one_name_cannot_both_be_registered() -> None:
     other = type("Plain", (Exception,), {"__module__": __name__})
     with pytest.raises(ConfigurationError, match=r"two classes called .*Plain"):
         ErrorRegistry([Plain, Plain, other])
+
+
+class Slotted(Exception):
+    __slots__ = ("code", "unset")
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"code {code}")
+        self.code = code
+
+
+class ByKeyword(Exception):
+    def __init__(self, *, code: int, when: dt.date) -> None:
+        super().__init__(f"{code} on {when}")
+        self.code, self.when = code, when
+
+
+class Reduced(Exception):
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(f"{code}: {why}")
+        self.code, self.why = code, why
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reduced, (self.code, self.why)
+
+
+class BadReduce(Exception):
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise RuntimeError("no")
+
+
+@attrs.define
+class Attrs(Exception):
+    code: int
+    detail: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Frozen(Exception):
+    code: int
+
+
+@dataclass
+class Data(Exception):
+    code: int
+    raw: bytes = b""
+
+
+class Unshowable(Exception):
+    def __str__(self) -> str:
+        return 3  # type: ignore[return-value]
+
+
+class Unlookable(Exception):
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]  # noqa: ANN401
+        raise RuntimeError("nothing to be seen here")
+
+
+class Endless(Exception):
+    def __str__(self) -> str:
+        return str(self)
+
+
+ODD = ErrorRegistry(
+    [Slotted, ByKeyword, Reduced, BadReduce, Attrs, Frozen, Data, Unshowable, Unlookable, Endless]
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Slotted(3),
+        ByKeyword(code=3, when=dt.date(2020, 1, 2)),
+        Reduced(3, "why"),
+        BadReduce("a"),
+        Attrs(3, {"a": [1, (2.5, b"x")]}),
+        Frozen(code=3),
+        Data(3, b"\xff"),
+        FileNotFoundError(2, "No such file", "name.txt"),
+        OSError(28, "No space left", "a", None, "b"),
+        BlockingIOError(11, "later", 5),
+        UnicodeEncodeError("ascii", "\u00e9", 0, 1, "bad"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+        ImportError("no", name="m", path="p"),
+        KeyError(("a", 1)),
+        ValueError(b"x", Decimal("1.50"), UUID(int=1), dt.datetime(2020, 1, 1, tzinfo=dt.UTC), {"a": (1,)}),
+        ValueError(float("inf"), -0.0),
+        StopIteration(5),
+        SyntaxError("bad", ("f.py", 1, 2, "text", 1, 3)),
+        AssertionError(),
+        errors.StreamTrimmed(7),
+        errors.NondeterminismError("w", "1", "a", "b"),
+        errors.RecordRejected("no"),
+        errors.InvalidName("no"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_w6_odd_errors_come_back_as_themselves(error: Exception) -> None:
+    back = there_and_back(error, ODD)
+    assert type(back) is type(error)
+    assert back.args == error.args
+    assert repr(back.args) == repr(error.args)
+    assert str(back) == str(error)
+    for name in (
+        "code",
+        "when",
+        "why",
+        "raw",
+        "detail",
+        "filename",
+        "filename2",
+        "name",
+        "path",
+        "value",
+        "errno",
+    ):
+        assert getattr(back, name, None) == getattr(error, name, None)
+
+
+@pytest.mark.parametrize(
+    "error", [Unshowable("x"), Unlookable("x"), Endless("x")], ids=["shown", "seen", "told"]
+)
+def test_k2_an_error_that_cannot_be_looked_at_is_stored_all_the_same(error: Exception) -> None:
+    for registry in (ODD, KNOWN):
+        assert isinstance(there_and_back(error, registry), (type(error), RemoteError))
+
+
+def test_w6_the_context_of_an_error_comes_back_unless_it_is_suppressed() -> None:
+    def fail(*, quietly: bool) -> None:
+        try:
+            raise KeyError("inner")
+        except KeyError:
+            if quietly:
+                raise ValueError("outer") from None
+            raise ValueError("outer")  # noqa: B904 - the context is what is tested
+
+    for quietly in (False, True):
+        with pytest.raises(ValueError, match="outer") as caught:
+            fail(quietly=quietly)
+        back = CODEC.decode_error(CODEC.encode_error(caught.value, CONTEXT), CONTEXT, KNOWN)
+        assert back.__cause__ is None
+        assert back.__suppress_context__ is quietly
+        assert (back.__context__ is None) is quietly
+        if not quietly:
+            assert isinstance(back.__context__, KeyError)
+            assert "KeyError: 'inner'" in back.__notes__[0]
+
+
+def test_w6_a_class_of_the_user_s_that_is_called_like_one_of_python_s_is_not_taken_for_it() -> None:
+    other = type("ValueError", (ValueError,), {"__module__": "app"})
+    back = there_and_back(other("x"))
+    assert isinstance(back, RemoteError)
+    assert back.type_name == "app.ValueError"
+    assert type(there_and_back(other("x"), ErrorRegistry([other]))) is other
+
+
+def test_k3_what_says_that_a_process_cannot_read_is_never_rebuilt() -> None:
+    """It would park a workflow that only heard of it."""
+    back = there_and_back(errors.PayloadCodecError("no key", "w", "event", "e"))
+    assert isinstance(back, RemoteError)
+    assert back.type_name == "holdfast.errors.PayloadCodecError"
+
+
+@given(
+    data=st.recursive(
+        st.none() | st.integers() | st.text() | st.sampled_from(["ValueError", "ExceptionGroup", "OSError"]),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["type", "message", "args", "init", "state", "cause", "errors", "float", "tuple"]
+                ),
+                inner,
+            )
+        ),
+        max_leaves=15,
+    )
+)
+def test_k2_whatever_is_stored_is_an_error_or_is_refused(data: object) -> None:
+    try:
+        back = CODEC.decode_error(json.dumps(data).encode(), CONTEXT, KNOWN)
+    except PayloadDecodeError:
+        return
+    assert isinstance(back, BaseException)
+
+
+def test_k2_causes_without_end_are_refused() -> None:
+    data = b'{"type":"ValueError","cause":' * 900 + b"null" + b"}" * 900
+    with contextlib.suppress(PayloadDecodeError):
+        assert isinstance(CODEC.decode_error(data, CONTEXT, KNOWN), ValueError)

@@ -39,7 +39,7 @@ async def test_k3_every_stored_payload_goes_through_the_codec_and_back_with_its_
     await handle.send(GO, SECRET)
     told = await within(20, handle.result())
     assert told[:4] == [
-        [SECRET, SECRET * 2, SECRET, "LookupError", "StepFailed", "LookupError"],
+        [SECRET, SECRET * 2, SECRET, "LookupError of 1", "StepFailed of 1", "LookupError of 1"],
         [SECRET, SECRET, SECRET, "none"],
         [SECRET + "!", SECRET + "!"],
         [SECRET * 2, SECRET * 2, SECRET, SECRET],

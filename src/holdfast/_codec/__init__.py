@@ -1,8 +1,9 @@
 """Every payload is encoded and decoded in this room: values, calls, errors [K2].
 
-`codec` is the door. Behind it: `payloads` (values to JSON and back), `calls` (arguments), `failures`
-(exceptions), `models` (pydantic, without importing it), `attributes` (JSON that is searched) and `paths`
-(where in a value something is wrong).
+`codec` is the door. Behind it: `payloads` (values to JSON and back), `calls` (arguments), `failures` with
+`contents` (exceptions), `replies` (to requests), `models` (pydantic, without importing it), `survey` (what
+msgspec would lose of a value), `unions` (whether types can be told apart), `attributes` (JSON that is
+searched) and `paths` (where in a value something is wrong).
 Nothing here does I/O, keeps rows or imports by name.
 """
 

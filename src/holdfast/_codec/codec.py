@@ -109,7 +109,7 @@ class Codec:
             PayloadDecodeError: if the bytes hold no exception.
             PayloadCodecError: as `decode` does.
         """
-        return failures.rebuild(self._read(data, context, failures.load), registry)
+        return self._read(data, context, lambda opened: failures.rebuild(failures.load(opened), registry))
 
     def encode_reply(self, value: object, context: PayloadContext) -> bytes:
         """The bytes to store for the reply to a request.
@@ -163,7 +163,7 @@ class Codec:
         return data if self._payload_codec is None else self._seal(self._payload_codec, data, context)
 
     def _read(self, data: bytes, context: PayloadContext, read: Callable[[bytes], T]) -> T:
-        """Opens stored bytes and reads them; if what was sealed gives no JSON, the key is another."""
+        """Opens stored bytes and reads them. What was sealed and gives no JSON was not opened rightly."""
         opened = data if self._payload_codec is None else self._open(self._payload_codec, data, context)
         try:
             return read(opened)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import inspect
 import linecache
-import math
 import traceback
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from holdfast import errors as own
+from holdfast._codec import contents
 from holdfast.errors import ConfigurationError, RemoteError, StepFailed
 
 __all__ = ["ErrorRegistry", "Failure", "describe", "encode", "load", "rebuild"]
@@ -30,14 +31,19 @@ _MAX_BYTES: Final = 256 * 1024
 
 
 class Failure(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One exception as it is stored. `state` is what its attributes held, `errors` those inside a group."""
+    """One exception as it is stored: `args` are its own, `init` what its class takes if that is not the same,
+    `state` what its attributes held, `errors` those inside a group.
+    """
 
     type: str
     message: str = ""
     args: list[Any] | None = None
+    init: list[Any] | None = None
     state: dict[str, Any] | None = None
     traceback: str = ""
     cause: Failure | None = None
+    context: Failure | None = None
+    suppress: bool = False
     errors: list[Failure] = []
 
 
@@ -85,11 +91,16 @@ class ErrorRegistry:
 
 def encode(error: BaseException) -> bytes:
     """The JSON of an exception, with its traceback as text, its causes, and the errors it groups."""
-    for depth in (_MAX_DEPTH, 1):
-        data = _to_json(_describe(error, depth))
-        if len(data) <= _MAX_BYTES:
-            return data
-    return _to_json(_describe(error, 0))
+    try:
+        for depth in (_MAX_DEPTH, 1):
+            data = _to_json(_describe(error, depth))
+            if len(data) <= _MAX_BYTES:
+                return data
+        return _to_json(_describe(error, 0))
+    except Exception:  # an exception that cannot even be looked at must not make its record fail
+        return _to_json(
+            Failure(type=_full_name(type(error)), message=_text(error), traceback=_traceback(error))
+        )
 
 
 _to_json: Final = msgspec.json.Encoder().encode
@@ -113,14 +124,21 @@ def describe(failure: Failure) -> str:
 
 def _describe(error: BaseException, depth: int) -> Failure:
     grouped = _grouped(error)
-    cause = error.__cause__ if depth > 0 and not isinstance(error, StepFailed) else None
+    chained = depth > 0 and not isinstance(error, StepFailed)
+    cause = error.__cause__ if chained else None
+    context = error.__context__ if chained and cause is None and not error.__suppress_context__ else None
+    args = _packed_args(error, error.args)
+    init = _packed_args(error, contents.made_from(error))
     return Failure(
         type=_full_name(type(error)),
         message=_text(error),
-        args=_plain_args(error),
-        state=_plain_state(error),
+        args=args,
+        init=None if init == args else init,
+        state=_packed_state(error),
         traceback=_traceback(error),
         cause=None if cause is None else _describe(cause, depth - 1),
+        context=None if context is None else _describe(context, depth - 1),
+        suppress=error.__suppress_context__ and cause is None,
         errors=[_describe(each, depth - 2) for each in grouped[-_MAX_ERRORS:]] if depth > 0 else [],
     )
 
@@ -172,34 +190,21 @@ def _traceback_lines(error: BaseException, depth: int = _MAX_DEPTH) -> Iterator[
     yield from (f"{note}\n" for note in getattr(error, "__notes__", ()))
 
 
-def _plain_args(error: BaseException) -> list[Any] | None:
+def _packed_args(error: BaseException, args: tuple[Any, ...]) -> list[Any] | None:
     if isinstance(error, BaseExceptionGroup):
         return None
-    args = list(error.args)
-    return args if _is_plain(args) and _fits(args) else None
+    try:
+        packed = [contents.pack(value) for value in args]
+    except TypeError:
+        return None
+    return packed if _fits(packed) else None
 
 
-def _plain_state(error: BaseException) -> dict[str, Any] | None:
+def _packed_state(error: BaseException) -> dict[str, Any] | None:
     if isinstance(error, own.HoldfastError) and _full_name(type(error)) in _KNOWN:
         return None
-    state = {k: v for k, v in vars(error).items() if not k.startswith("__") and _is_plain(v)}
+    state = {name: value for name, value in contents.attributes_of(error).items() if _fits(value)}
     return state if state and _fits(state) else None
-
-
-def _is_plain(value: object, depth: int = 8) -> bool:
-    """Whether a value comes back from JSON as it went in, but for tuples, which come back as lists."""
-    kind = type(value)
-    if kind in (str, int, bool, type(None)):
-        return True
-    if kind is float:
-        return math.isfinite(value)  # type: ignore[arg-type]
-    if depth == 0:
-        return False
-    if isinstance(value, list | tuple) and kind in (list, tuple):
-        return all(_is_plain(part, depth - 1) for part in value)
-    if isinstance(value, dict) and kind is dict:
-        return all(type(key) is str and _is_plain(part, depth - 1) for key, part in value.items())
-    return False
 
 
 def _fits(value: object) -> bool:
@@ -212,10 +217,17 @@ def _fits(value: object) -> bool:
 def rebuild(failure: Failure, registry: ErrorRegistry) -> BaseException:
     """The exception that was stored, with its remote traceback as a note, its cause, and what it groups."""
     error = _rebuild_bare(failure, registry)
+    if failure.context is not None:
+        error.__context__ = rebuild(failure.context, registry)
     if failure.cause is not None:
         error.__cause__ = rebuild(failure.cause, registry)
+    if failure.suppress:
+        error.__suppress_context__ = True
     if failure.traceback:
-        error.add_note(f"Remote traceback:\n{failure.traceback.rstrip()}")
+        try:
+            error.add_note(f"Remote traceback:\n{failure.traceback.rstrip()}")
+        except Exception:  # a class that forbids it, such as a frozen one of attrs
+            return error
     return error
 
 
@@ -231,15 +243,29 @@ def _rebuild_bare(failure: Failure, registry: ErrorRegistry) -> BaseException:
 
 
 def _construct(cls: type[BaseException], failure: Failure, inner: list[BaseException]) -> BaseException:
+    state = {name: contents.unpack(value) for name, value in (failure.state or {}).items()}
     if issubclass(cls, BaseExceptionGroup):
         error: BaseException = cls(failure.message, inner)
-    elif failure.args is None:
+    elif failure.args is None and failure.init is None:
         error = cls(failure.message)
     else:
-        error = cls(*failure.args)
-        error.args = tuple(failure.args)  # a constructor may have made its text from them a second time
+        error = _call(cls, contents.unpack(failure.init or failure.args or []), state)
+    if failure.args is not None:
+        # A constructor may have made its text from them a second time.
+        _set_args(error, tuple(contents.unpack(failure.args)))
     if isinstance(error, StepFailed):
         error.adopt(inner)
-    if failure.state:
-        vars(error).update(failure.state)
+    contents.restore(error, state)
     return error
+
+
+def _call(cls: type[BaseException], args: list[Any], state: dict[str, Any]) -> BaseException:
+    """By its arguments; or by keywords, if it wants those and keeps them as attributes of the same names."""
+    try:
+        return cls(*args)
+    except TypeError:
+        wanted = inspect.signature(cls).parameters
+        return cls(**{name: state[name] for name in wanted if name in state})
+
+
+_set_args: Final = BaseException.args.__set__  # type: ignore[attr-defined]

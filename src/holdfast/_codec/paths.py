@@ -28,6 +28,7 @@ _ATOMS: Final = frozenset(
 )
 _SEQUENCES: Final = frozenset({list, tuple, set, frozenset})
 _MAX_DEPTH: Final = 200
+_NONE: Final = object()
 
 
 def holds_nan(value: object) -> bool:
@@ -73,6 +74,39 @@ def refuse_nan(value: object) -> PayloadNotSerializable:
     return PayloadNotSerializable("NaN and infinities cannot be stored as JSON", path)
 
 
+def holds_masked(value: object) -> bool:
+    """Whether a secret of pydantic's, which it masks in JSON, is anywhere in a value."""
+    stack: list[Any] = [value]
+    while stack:
+        part = stack.pop()
+        if hasattr(type(part), "get_secret_value"):
+            return True
+        if type(part) not in _ATOMS:
+            stack.extend(inner for _, inner in _held(part))
+    return False
+
+
+def refuse_masked(value: object) -> PayloadNotSerializable:
+    """The error for a value that holds a masked secret."""
+    path = "$"
+    while (inner := next((p for p in _held(value) if holds_masked(p[1])), None)) is not None:
+        step, value = inner
+        path += step
+    return PayloadNotSerializable(
+        f"pydantic masks a `{type(value).__qualname__}` in JSON: give its model a field_serializer that "
+        "reveals it, or store a reference to the secret",
+        path,
+    )
+
+
+def _held(value: object) -> Iterator[tuple[str, Any]]:
+    """The parts of a value as it holds them; of a model too, whose JSON has no secrets any more."""
+    if models.is_model(type(value)):
+        yield from ((f".{name}", part) for name, part in getattr(value, "__dict__", {}).items())
+    else:
+        yield from _parts(value)
+
+
 def blame(value: object, encode: Callable[[object], bytes], error: Exception) -> PayloadNotSerializable:
     """The error for a value that `encode` refused with `error`, with the path of the part it is about."""
     path = "$"
@@ -108,7 +142,9 @@ def _reason(value: object, encode: Callable[[object], bytes]) -> str:
     if inspect.iscoroutine(value):
         return "a coroutine cannot be stored: is there an `await` missing?"
     if isinstance(value, dict):
-        key = next((key for key in value if not _encodes({key: None}, encode)), None)
+        key = next((key for key in value if not _encodes({key: None}, encode)), _NONE)
+        if key is _NONE:
+            return "two keys of the dict are the same key in JSON, whose keys are all text"
         return f"as a dict key, {_reason(key, encode)}"
     name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     return f"a value of type `{name}` cannot be stored as JSON"

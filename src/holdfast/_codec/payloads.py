@@ -12,7 +12,7 @@ from typing import Any, Final, LiteralString, Never, NoReturn, TypeAlias
 
 import msgspec
 
-from holdfast._codec import models, paths
+from holdfast._codec import models, paths, survey, unions
 from holdfast.errors import ConfigurationError, PayloadDecodeError
 
 __all__ = ["Decode", "check_type", "decoder", "encode", "is_json", "misfit", "type_name"]
@@ -50,16 +50,26 @@ def encode(value: object) -> bytes:
         PayloadNotSerializable: if it has none, or none that could be read back as this value.
     """
     try:
-        data = _to_json(value)
+        data = _to_json(survey.whole(value))
     except Exception as error:  # models and user classes run their own code in there
-        raise paths.blame(value, _to_json, error) from None
+        raise paths.blame(value, _encode_whole, error) from None
     # What msgspec makes of a NaN or an infinity: null where it is a value, a word where it is a dict's key.
     # (`find` takes half the time of `in`.)
     find = data.find
     suspicious = find(b"null") >= 0 or find(b'nan":') >= 0 or find(b'inf":') >= 0
     if suspicious and value is not None and paths.holds_nan(value):
         raise paths.refuse_nan(value)
+    if find(_MASK) >= 0 and paths.holds_masked(value):
+        raise paths.refuse_masked(value)
     return data
+
+
+def _encode_whole(value: object) -> bytes:
+    return _to_json(survey.whole(value))
+
+
+_MASK: Final = b"**********"
+"""What pydantic writes in place of a SecretStr."""
 
 
 def check_type(type: object) -> None:
@@ -104,6 +114,11 @@ def _build(type: object) -> Decode:
         return models.validator(type) if models.is_model(type) else _build_with_msgspec(type)
     except TypeError as refusal:
         raise ConfigurationError(f"values of type `{type_name(type)}` cannot be stored: {refusal}") from None
+    except Exception as error:  # what annotations that mean nothing make of themselves
+        raise ConfigurationError(
+            f"values of type `{type_name(type)}` cannot be stored: an annotation in it cannot be resolved "
+            f"({_CLASS(error).__name__}: {error})"
+        ) from None
 
 
 def _build_with_msgspec(type: Any) -> Decode:  # noqa: ANN401
@@ -112,32 +127,50 @@ def _build_with_msgspec(type: Any) -> Decode:  # noqa: ANN401
         described = msgspec.inspect.type_info(type)
     except TypeError as refusal:
         return _build_with_pydantic(type, refusal)
-    for cls in _custom_classes(described):
-        if cls is not object and not models.is_model(cls):
-            raise TypeError(f"`{type_name(cls)}` is no type that JSON is read into")
+    for part in _walk(described):
+        _check_part(part)
     return made.decode
+
+
+def _check_part(part: object) -> None:
+    """Refuses what msgspec takes, but cannot give back as it was."""
+    inspect = msgspec.inspect
+    if isinstance(part, inspect.CustomType) and part.cls is not object and not models.is_model(part.cls):
+        raise TypeError(f"`{type_name(part.cls)}` is no type that JSON is read into")
+    if isinstance(part, inspect.DictType) and not isinstance(part.key_type, inspect.AnyType):
+        keys = part.key_type.types if isinstance(part.key_type, inspect.UnionType) else (part.key_type,)
+        if any(isinstance(key, inspect.BoolType | inspect.NoneType) for key in keys) or len(keys) > 1:
+            raise TypeError("the keys of a dict are text in JSON, which does not tell these keys apart")
 
 
 def _build_with_pydantic(type: object, refusal: TypeError) -> Decode:
     """For unions of models, which msgspec does not tell apart; a type strange to both stays refused."""
     try:
+        if not unions.holds_model(type):
+            raise refusal
+        unions.check(type)
         return models.validator(type)
-    except TypeError:
-        raise refusal from None
+    except TypeError as error:
+        told = refusal if isinstance(error.__cause__, Exception) else error
+        raise TypeError(f"{told}{_HINT if 'union' in str(refusal) else ''}") from None
 
 
-def _custom_classes(described: object) -> Iterator[object]:
-    """The classes in a type that msgspec leaves to a hook."""
+_HINT: Final = (
+    "; make a union of msgspec.Structs with tag=True, or of pydantic models with a Literal field that differs"
+)
+
+
+def _walk(described: object) -> Iterator[object]:
+    """The parts of a type as msgspec describes it."""
     seen: set[int] = set()
     stack = [described]
     while stack:
         part = stack.pop()
-        if isinstance(part, msgspec.inspect.CustomType):
-            yield part.cls
-        elif isinstance(part, tuple):
+        if isinstance(part, tuple):
             stack.extend(part)
         elif isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field) and id(part) not in seen:
             seen.add(id(part))
+            yield part
             stack.extend(getattr(part, name) for name in part.__struct_fields__)
 
 

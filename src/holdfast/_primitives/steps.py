@@ -18,7 +18,7 @@ from holdfast._run.operation import Operation, Wait, call
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Code, Journaled
 from holdfast.config import seconds_of
-from holdfast.errors import ConfigurationError, PayloadCodecError, PayloadError, StepFailed
+from holdfast.errors import ConfigurationError, PayloadCodecError, PayloadError, StepFailed, WorkflowStopped
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,11 +146,12 @@ class StepCall(Operation[Any]):
         policy = self.step.policy
         pauses = delays(policy.initial, policy.maximum, policy.base, policy.jitter)
         errors: list[BaseException] = []
+        before = cancellations()
         for attempt in range(1, policy.attempts + 1):
             try:
                 value = await self._try(run, step_id, attempt)
                 encoded = engine.codec.encode(value, engine.context(run.workflow_id, "step", self.name))
-            except PayloadCodecError:
+            except (PayloadCodecError, WorkflowStopped, KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             except PayloadError as error:
                 errors.append(error)
@@ -160,6 +161,12 @@ class StepCall(Operation[Any]):
                 errors.append(error)
                 if not policy.retries(error):
                     break
+            except BaseException as error:
+                if isinstance(error, asyncio.CancelledError) and cancellations() > before:
+                    raise
+                run.check()
+                errors.append(error)
+                break
             else:
                 return Code.VALUE, encoded, attempt
             if attempt < policy.attempts:
@@ -190,6 +197,14 @@ class StepCall(Operation[Any]):
         assert answer.payload is not None
         context = run.context(answer, "step", self.name)
         return run.executor.engine.codec.decode(answer.payload, self.step.parameters.returns, context)
+
+
+def cancellations() -> int:
+    """How often this task has been cancelled. A body may also raise `CancelledError` by itself, for a task of
+    its own that was cancelled; that is an error of the body like any other.
+    """
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _used_up(name: str, errors: list[BaseException]) -> StepFailed:

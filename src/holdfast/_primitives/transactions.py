@@ -15,7 +15,7 @@ from holdfast._backoff import delays
 from holdfast._codec import Parameters, names_of_caller
 from holdfast._engine.writer import BATCH_DEADLINE
 from holdfast._observe import point
-from holdfast._primitives.steps import Policy, Step, StepCall
+from holdfast._primitives.steps import Policy, Step, StepCall, cancellations
 from holdfast._run.context import Branch, StepScope, scope
 from holdfast._run.operation import Wait
 from holdfast._run.run import Run
@@ -62,11 +62,16 @@ class TransactionCall(StepCall):
     kind: ClassVar[str] = "transaction"
 
     async def perform(self, run: Run, step_id: str) -> Answer:
-        begun = _clock.monotonic()
+        begun, before = _clock.monotonic(), cancellations()
         try:
             return await self._transact(run, step_id, begun)
         except (ConnectionLost, Retryable):
             return await self._after_trouble(run, step_id, begun)
+        except asyncio.CancelledError as error:
+            if cancellations() > before:
+                raise
+            run.check()
+            return await self._fail(run, step_id, error)
         except Exception as error:
             run.check()
             return await self._fail(run, step_id, error)
@@ -164,7 +169,7 @@ class TransactionCall(StepCall):
             raise WorkflowStopped(f"workflow {run.workflow_id!r} no longer runs in this process")
         return Answer(Code(row.outcome or 0), row.output, origin=row.origin)
 
-    async def _fail(self, run: Run, step_id: str, error: Exception) -> Answer:
+    async def _fail(self, run: Run, step_id: str, error: BaseException) -> Answer:
         if isinstance(error, PayloadCodecError):
             raise error
         engine = run.executor.engine
