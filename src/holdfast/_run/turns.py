@@ -76,6 +76,11 @@ class Turns:
         return len(self.tasks) == 1 and not self.starting and not self._passing
 
     @property
+    def quiet(self) -> bool:
+        """Has the workflow come to rest: does every branch wait for something outside of it?"""
+        return not self._checking and at_rest(self.tasks)
+
+    @property
     def replaying(self) -> bool:
         """Is there anything recorded that has not gone on yet, or held for it?"""
         return bool(self._recorded or self._held)
