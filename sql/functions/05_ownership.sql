@@ -84,7 +84,8 @@ begin
         update holdfast.workflows w
         set executor_id = null, settled = case when graceful then w.claims else w.settled end
         where w.executor_id = executor and w.status = 2
-        returning w.name, case when w.parked is null then 'work' else 'parked' end as kind)
+        returning w.name,
+            case when w.claims - w.settled >= 2 then 'suspect' when w.parked is null then 'work' else 'parked' end as kind)
     select count(*), array_agg(distinct holdfast.wake_key(r.kind, r.name, '')) into freed, bells from released r;
     perform holdfast.ring(channel, bells);
     return freed;
@@ -101,9 +102,10 @@ $$
         and l.classid = hashtext('holdfast.fence')::bigint::bit(32)::bigint::oid and l.objid = executor::oid
 $$;
 
--- Takes free workflows of these names: new ones, and what a fenced executor has left; or, if asked for the `passed_on`,
--- those that others have parked and this executor has not. timeouts and recoveries: of each name, its own timeout in seconds
--- or NULL, and how many claims may come to nothing [W13].
+-- Takes free workflows of these names. kind 'work': new ones, and what a fenced executor has left; 'parked': those whose code
+-- did not match where others ran them, and that this executor has not parked itself; 'suspect': those whose last two claims
+-- have come to nothing as far as is known, perhaps because they take their processes down.
+-- timeouts and recoveries: of each name, its own timeout in seconds or NULL, and how many claims may come to nothing [W13].
 -- Never blocks on another claimer; nothing is given to an executor that is fenced.
 -- running: NULL, or all that this executor runs; then it also takes what it owns and does not run: the fruit of a claim
 -- whose reply was lost. number: of this try, ever larger; a try that comes after a later one takes nothing.
@@ -111,7 +113,7 @@ $$;
 drop function if exists holdfast.claim_workflows(integer, integer, text[], double precision[], integer, text[]);
 create or replace function holdfast.claim_workflows(
     me integer, number integer, names text[], timeouts double precision[], recoveries integer[], most integer, running text[],
-    passed_on boolean, channel text)
+    kind text, channel text)
 returns table (
     id text, name text, status smallint, epoch integer, claims integer, generation integer, input bytea, cancelling boolean,
     parent_id text, remaining double precision)
@@ -131,18 +133,19 @@ begin
     with free as materialized (
         select f.id from (
             select w.id from holdfast.workflows w
-            where not passed_on and w.status = 2 and w.executor_id is null and w.parked is null and w.name = any (names)
+            where kind <> 'parked' and w.status = 2 and w.executor_id is null and w.parked is null and w.name = any (names)
+                and (w.claims - w.settled >= 2) = (kind = 'suspect')
             limit most for update skip locked) f
         union all
         select f.id from (
             select w.id from holdfast.workflows w
-            where not passed_on and w.status = 0 and w.name = any (names)
+            where kind = 'work' and w.status = 0 and w.name = any (names)
             order by w.created_at limit most for update skip locked) f
         union all
         select f.id from (
             select w.id from holdfast.workflows w
-            where passed_on and w.status = 2 and w.executor_id is null and w.parked is not null and w.name = any (names)
-                and me <> all (w.parked)
+            where kind <> 'work' and w.status = 2 and w.executor_id is null and w.parked is not null and w.name = any (names)
+                and me <> all (w.parked) and (w.claims - w.settled >= 2) = (kind = 'suspect')
             limit most for update skip locked) f
         union all
         select f.id from (

@@ -170,12 +170,10 @@ async def test_looks_read_by_key_only_even_with_plans_made_for_empty_tables(
 
 
 async def claim(
-    connection: asyncpg.Connection[asyncpg.Record], executor: int, number: int, *, passed_on: bool = False
+    connection: asyncpg.Connection[asyncpg.Record], executor: int, number: int, kind: str = "work"
 ) -> list[asyncpg.Record]:
     query = SQL["workflows.claim"]
-    return await connection.fetch(
-        query, executor, number, ["w"], [None], [5], 100, None, passed_on, "channel"
-    )
+    return await connection.fetch(query, executor, number, ["w"], [None], [5], 100, None, kind, "channel")
 
 
 async def test_claiming_free_workflows_reads_only_those(
@@ -184,7 +182,7 @@ async def test_claiming_free_workflows_reads_only_those(
     executor, _ = await begin(connection, 1)
     for number in range(1, 9):
         assert not await claim(connection, executor, number)
-        assert not await claim(connection, executor, number + 10, passed_on=True)
+        assert not await claim(connection, executor, number + 10, "parked")
         await connection.execute("update holdfast.executors set last_claim = $1", number)
     await grow(connection)
     new = [Start(id=f"n{n}", name="w", token=uuid4(), here=False, input=b"[]") for n in range(30)]
@@ -214,9 +212,9 @@ async def test_what_befalls_claimed_workflows_reads_by_key_only(
         assert len(await claim(connection, executor, number)) == len(ids)
         for one in ids:
             assert await connection.fetchval(park, executor, one, epoch + 1, None, "channel") == 2
-        assert not await claim(connection, executor, number + 1, passed_on=True)
+        assert not await claim(connection, executor, number + 1, "parked")
         await connection.execute("update holdfast.workflows set parked = '{0}' where id = any ($1)", ids)
-        assert len(await claim(connection, executor, number + 2, passed_on=True)) == len(ids)
+        assert len(await claim(connection, executor, number + 2, "parked")) == len(ids)
         await connection.execute("update holdfast.workflows set parked = null where id = any ($1)", ids)
         return number + 3
 

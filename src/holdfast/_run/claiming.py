@@ -1,13 +1,16 @@
 """How workflows come to this process: claimed when a bell says that there are some, their journals read.
 
 New ones and those of the dead are looked for under one bell, those that other executors have parked under
-another [W5]: they may lie there for long, and must not be in the way of every claim.
+another [W5]: they may lie there for long, and must not be in the way of every claim. Those that have been
+claimed twice in vain are suspect: perhaps they take their processes down [W13]. They are taken one by one,
+each when all that began before is known to have survived its replay: so whoever is innocent of the death of
+its process is not claimed in vain with the guilty again and again.
 """
 
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from holdfast import _keys
 from holdfast._engine.engine import Engine
@@ -23,6 +26,9 @@ from holdfast.types import Status
 MOST_CLAIMED = 500
 """Workflows taken in one claim, and journals read in one query."""
 
+Kind = Literal["work", "parked", "suspect"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
 
 class Taker(Protocol):
     """Who runs what is claimed."""
@@ -33,6 +39,9 @@ class Taker(Protocol):
 
     def busy_with(self) -> list[str]:
         """All that it runs, or has not yet let go of."""
+
+    async def settled_down(self) -> None:
+        """Returns once what runs now is known to have survived its replay, or does not say so for long."""
 
     def begin(self, found: Claimed, recorded: Sequence[JournalRow]) -> None:
         """Runs a workflow that has been claimed."""
@@ -54,26 +63,25 @@ class Claiming:
         # must have begun before anybody asks what runs.
         self._taking = asyncio.Lock()
 
-    async def dispatch(self, started: asyncio.Event, *, passed_on: bool) -> None:
-        """Takes workflows until cancelled: new ones and those of the dead, or those that others have
-        `passed_on`.
-        """
+    async def dispatch(self, started: asyncio.Event, kind: Kind) -> None:
+        """Takes workflows of a kind until cancelled."""
         await started.wait()
-        kind = "parked" if passed_on else "work"
         keys = [self._work_key, *(_keys.wake_key(kind, name) for name in self._names)]
         while True:
-            await self._engine.waiters.until(keys, partial(self._take, passed_on))
+            await self._engine.waiters.until(keys, partial(self._take, kind))
 
-    async def _take(self, passed_on: bool) -> bool | None:
+    async def _take(self, kind: Kind) -> bool | None:
         """Claims and begins; None if there was nothing to take."""
+        if kind == "suspect":
+            await self._taker.settled_down()
         async with self._taking:
-            claimed = await self._claim(passed_on)
+            claimed = await self._claim(kind)
             if not claimed:
                 return None
             await self._begin(claimed)
             return True
 
-    async def _claim(self, passed_on: bool) -> list[Claimed]:
+    async def _claim(self, kind: Kind) -> list[Claimed]:
         executor = self._lease.executor
         if executor is None or self._taker.closing:
             return []
@@ -95,9 +103,9 @@ class Claiming:
                 self._names,
                 self._timeouts,
                 self._recoveries,
-                MOST_CLAIMED,
+                1 if kind == "suspect" else MOST_CLAIMED,
                 running,
-                passed_on=passed_on,
+                kind=kind,
                 channel=self._engine.channel,
             )
 

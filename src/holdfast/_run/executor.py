@@ -13,7 +13,7 @@ from holdfast._engine.engine import Engine
 from holdfast._engine.waiters import Waiters
 from holdfast._engine.writer import Writer
 from holdfast._observe import logger
-from holdfast._run.claiming import Claiming
+from holdfast._run.claiming import KINDS, Claiming
 from holdfast._run.context import Branch, scope
 from holdfast._run.endings import Ending, cancelled, failed, live_out
 from holdfast._run.leases import Lease
@@ -76,9 +76,9 @@ class Executor:
                 group.create_task(self._watch_cancelling(), name="holdfast cancelling")
                 group.create_task(self._settling.run(), name="holdfast settling")
                 if len(self.registry):
-                    for passed_on, what in ((False, "new"), (True, "parked")):
-                        work = self._claiming.dispatch(started, passed_on=passed_on)
-                        group.create_task(work, name=f"holdfast dispatcher of {what} work")
+                    for kind in KINDS:
+                        taking = self._claiming.dispatch(started, kind)
+                        group.create_task(taking, name=f"holdfast dispatcher, {kind}")
         finally:
             self.lost()
 
@@ -125,6 +125,10 @@ class Executor:
     def busy_with(self) -> list[str]:
         """Workflows that run here, or that are being given back."""
         return [*self.runs, *self._parking]
+
+    async def settled_down(self) -> None:
+        """Returns once what runs now is known to have survived its replay, or does not say so for long."""
+        await self._settling.settled_down()
 
     def begin(self, found: Claimed, recorded: Sequence[JournalRow]) -> None:
         """Runs a workflow that has been claimed."""

@@ -58,12 +58,12 @@ async def claim_workflows(
     most: int,
     running: Sequence[str] | None,
     *,
-    passed_on: bool,
+    kind: str,
     channel: str,
 ) -> list[Claimed]:
-    """Takes up to `most` free workflows of these names, or of those which others have `passed_on`; with
-    `running`, also what this executor owns but does not run. `number` is of this try, ever larger. None, if
-    it is fenced.
+    """Takes up to `most` free workflows of these names, of a kind: "work", "parked" by others, or "suspect";
+    with `running`, also what this executor owns but does not run. `number` is of this try, ever larger. None,
+    if it is fenced.
     """
     rows = await connection.fetch(
         sql["workflows.claim"],
@@ -74,7 +74,7 @@ async def claim_workflows(
         recoveries,
         most,
         running,
-        passed_on,
+        kind,
         channel,
     )
     return [Claimed(*row) for row in rows]
