@@ -25,10 +25,10 @@ async def actors() -> AsyncIterator[Troupe]:
         yield made
 
 
-async def keep_alive(actors: Troupe, dsn: str, part: str, **settings: float) -> None:
+async def keep_alive(actors: Troupe, dsn: str, part: str) -> None:
     """Somebody plays this part all the time."""
     while True:
-        actor = await actors.hire(dsn, part, **settings)
+        actor = await actors.hire(dsn, part)
         await actor.gone.wait()
 
 

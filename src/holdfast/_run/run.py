@@ -83,6 +83,7 @@ class Run:
         "owner",
         "parked",
         "patches",
+        "posted",
         "prefix",
         "recovering",
         "settled",
@@ -119,6 +120,7 @@ class Run:
         self.turns: Turns = Turns(self.tasks, finished, self._call_missing)
         self.unmade: set[str] | None = {r.step_id for r in calls if not r.finished} if calls else None
         self.patches: dict[str, bool] | None = None
+        self.posted: asyncio.Future[Any] | None = None
         self.settled: bool = False
         self.outstanding: dict[str, None] = {}
         self.interrupted: set[str] | None = None
@@ -174,8 +176,9 @@ class Run:
         self.check()
         return answers
 
-    def post(self, record: Record) -> "asyncio.Future[Any]":
-        """Has a record committed without waiting for it, but before whatever this workflow records after it.
+    def post(self, record: Record) -> None:
+        """Has a record committed without waiting for it, but before whatever this workflow records after it;
+        who records by another connection waits for `posted` first.
 
         Raises:
             WorkflowStopped: as for `commit`.
@@ -186,10 +189,10 @@ class Run:
         except NotRunning:
             self.stop()
             raise WorkflowStopped(f"workflow {self.workflow_id!r} no longer runs in this process") from None
-        future.add_done_callback(self._posted)
-        return future
+        self.posted = future
+        future.add_done_callback(self._after_post)
 
-    def _posted(self, future: "asyncio.Future[Answers]") -> None:
+    def _after_post(self, future: "asyncio.Future[Answers]") -> None:
         if future.cancelled():
             return
         error = future.exception()
