@@ -98,6 +98,16 @@ async def child() -> str:
 
 
 @hf.workflow
+async def tidy() -> None:
+    """Cleans up until it is told that it is tidy."""
+    try:
+        await hf.set_event("begun", True)
+        await hf.recv("never")
+    finally:
+        await hf.recv("tidied")
+
+
+@hf.workflow
 async def breeder() -> None:
     """Starts children without end."""
     reference = hf.WorkflowRef[[], str]("child")
@@ -172,6 +182,7 @@ PARTS: dict[str, list[Workflow]] = {
     "parent": [parent],
     "child": [child],
     "family": [grandparent, parent, child],
+    "tidy": [tidy],
     "breeder": [breeder],
     "relay": [relay],
     "original": [original],

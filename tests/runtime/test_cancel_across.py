@@ -16,7 +16,7 @@ import holdfast as hf
 from holdfast._run.run import Run
 from holdfast._store.connection import Connection
 from tests.processes import Processes, Waits, connect
-from tests.runtime.cast import breeder, child, grandparent
+from tests.runtime.cast import breeder, child, grandparent, tidy
 from tests.runtime.troupe import Troupe, troupe
 from tests.runtime.witness import PATIENCE, quick, state, until
 
@@ -90,20 +90,23 @@ async def _statuses(database: Connection) -> set[str]:
 async def test_w10_no_child_is_left_when_the_process_dies_while_its_parent_ends(
     actors: Troupe, processes: Processes, database: Connection, dsn: str, point: str
 ) -> None:
-    dying = await actors.hire(dsn, "breeder", point=point)
+    dying = await actors.hire(dsn, "tidy", point=point)
     client = await processes.client()
-    handle = await client.start(breeder(), id="one")
-    await until(lambda: _exists(database, "one/3"), "children there")
+    handle = await client.start(tidy(), id="one")
+    await until(lambda: _begun(database, "one"), "begun")
     await client.cancel("one")
+    # The start was on its way when the family was cancelled.
+    await database.execute(
+        "insert into holdfast.workflows (id, name, status, parent_id, start_token, input, created_at) "
+        "values ('child', 'child', 0, 'one', gen_random_uuid(), '[]', now())"
+    )
+    await handle.send("tidied", None)
     await dying.died()
-    await actors.hire(dsn, "breeder")
-    with pytest.raises(hf.WorkflowCancelled):
-        await handle.result(PATIENCE)
-    await until(lambda: _no_one_active(database), "every child cancelled")
-
-
-async def _exists(database: Connection, workflow_id: str) -> bool:
-    return bool(await database.fetchval("select true from holdfast.workflows where id = $1", workflow_id))
+    if point == "finish.before_commit":
+        await actors.hire(dsn, "tidy")
+    for one in ("one", "child"):
+        with pytest.raises(hf.WorkflowCancelled):
+            await client.handle(one).result(PATIENCE)
 
 
 async def test_w10_what_nobody_runs_any_more_cleans_up_when_somebody_does(

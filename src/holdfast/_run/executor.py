@@ -1,7 +1,8 @@
 """Runs workflows as tasks: takes them, begins or recovers them, records how they end, and gives them back.
 
 Everything a workflow's code is about lies above and below: the durable calls in `operation`, the order of
-their completions in `turns`, ownership in `leases`. This room has the life of a run, from claim to outcome.
+their completions in `turns`, ownership in `leases`, taking in `claiming`, the code's outcome in `endings`.
+This room has the life of a run, from its launch to its record.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from holdfast._run.registry import Registry
 from holdfast._run.run import Run
 from holdfast._run.settling import Settling
 from holdfast._store import workflows
-from holdfast._store.commits import Code, Continue, Owner
+from holdfast._store.commits import Answer, Code, Continue, Owner
 from holdfast._store.connection import Connection
 from holdfast._store.steps import JournalRow
 from holdfast._store.workflows import Claimed
@@ -218,9 +219,30 @@ class Executor:
             self._left.set()
 
     async def _end(self, run: Run, ending: Ending) -> None:
-        """Records how it ends [W7]; without a database the workflow stays PENDING and is recovered later."""
-        goes_on = isinstance(ending, Continue)
-        _observe.point("continue.before_commit" if goes_on else "finish.before_commit")
+        """Records how it ends [W7], or that it goes on as another execution."""
+        if isinstance(ending, Continue):
+            await self._go_on(run, ending)
+            return
+        _observe.point("finish.before_commit")
+        if await self._commit(run, ending) is not None:
+            _observe.point("finish.after_commit")
+            await self._has_ended(run, Status.from_code(ending.status))
+
+    async def _go_on(self, run: Run, ending: Continue) -> None:
+        _observe.point("continue.before_commit")
+        answer = await self._commit(run, ending)
+        if answer is not None:
+            _observe.point("continue.after_commit")
+            if answer.code is Code.CANCELLED:
+                await self._has_ended(run, Status.CANCELLED)
+            else:
+                # An answer that it is not ours any more says the same: the reply to the first try was lost.
+                _observe.signal("workflow.continued", workflow_id=run.workflow_id)
+
+    async def _commit(self, run: Run, ending: Ending) -> Answer | None:
+        """Commits a run's ending; None if it has become another. Without a database the workflow stays
+        PENDING and is recovered later.
+        """
         try:
             (answer,) = await self.writer.commit(ending)
         except DatabaseUnavailable:
@@ -228,22 +250,17 @@ class Executor:
                 "the outcome of workflow %r could not be recorded; it will be recovered", run.workflow_id
             )
             self.give_up()
-            return
+            return None
         except RecordRejected as error:
             await self.writer.commit(failed(run, error))
-            return
-        _observe.point("continue.after_commit" if goes_on else "finish.after_commit")
-        # That the workflow is not ours any more says nothing here: so it is when a first try was committed.
-        status = Status.CANCELLED if answer.code is Code.CANCELLED else Status.PENDING
-        if not isinstance(ending, Continue):
-            status = Status.from_code(ending.status)
-        if status is Status.PENDING:
-            _observe.signal("workflow.continued", workflow_id=run.workflow_id)
-            return
+            return None
+        return answer
+
+    async def _has_ended(self, run: Run, status: Status) -> None:
         _observe.signal("workflow.finished", workflow_id=run.workflow_id, status=status)
         if status is Status.CANCELLED:
             # Of a child whose start was on its way, the cancelling of the family knew nothing.
-            await self._cancel_family(run)
+            await self._cancel_quietly(run.workflow_id)
 
     def _give_back(self, run: Run) -> None:
         """A run whose code does not match its journal is over here: it goes on where there is code that does,
@@ -281,7 +298,7 @@ class Executor:
             del self._parking[run.workflow_id]
         _observe.signal("workflow.parked", workflow_id=run.workflow_id)
         if status == Status.CANCELLED.code:
-            await self._cancel_family(run)
+            await self._cancel_quietly(run.workflow_id)
 
     def give_up(self) -> None:
         """The database cannot be written to: begins anew as another executor, once it can be."""
@@ -341,10 +358,7 @@ class Executor:
     def _time_out(self, run: Run) -> None:
         """The workflow's own timeout: cancelled like by hand, its children too."""
         run.cancel(_own_timeout())
-        self._spawn(self._cancel_family(run), f"timeout of workflow {run.workflow_id}")
-
-    async def _cancel_family(self, run: Run) -> None:
-        await self._cancel_quietly(run.workflow_id)
+        self._spawn(self._cancel_quietly(run.workflow_id), f"timeout of workflow {run.workflow_id}")
 
     async def _cancel_quietly(self, workflow_id: str) -> None:
         try:
