@@ -22,6 +22,11 @@ async def checkout(order: int) -> str:
     await tokens.write(1, "two")  # error: arg-type
     text: str = await payments.recv()  # error: assignment
     number: int = await payments.recv(timeout=1, default=None)  # error: arg-type
+    await hf.patched(17)  # error: arg-type
+    if order:
+        hf.continue_as(fetch("x"))  # error: arg-type
+    elif number:
+        hf.continue_as(checkout)  # error: arg-type
     return url + text + str(number)
 
 
