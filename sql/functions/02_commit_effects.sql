@@ -165,8 +165,9 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
 begin
     if array_position(statuses, 5::smallint) is not null then
-        perform holdfast.cancel_workflow(owned[f.run], channel)
-        from unnest(runs, statuses) as f (run, status) where f.status = 5 and owned[f.run] is not null;
+        perform holdfast.cancel_workflows(array(
+            select owned[f.run] from unnest(runs, statuses) as f (run, status)
+            where f.status = 5 and owned[f.run] is not null), channel);
     end if;
     if array_remove(names, null) <> '{}' then
         with continued as (

@@ -232,18 +232,19 @@ begin
 end
 $$;
 
--- Asks a workflow and its children to end [W10]: what nobody runs is CANCELLED at once, what runs is told to its executor.
+-- Asks workflows and their children to end [W10]: what nobody runs is CANCELLED at once, what runs is told to its executor.
 -- What an executor has left PENDING is ended by whoever takes it next, which runs its clean-up; what has been parked, by
 -- nobody: it is CANCELLED at once.
 -- Gives each workflow that was active: its id, and its executor when it is still running there.
-create or replace function holdfast.cancel_workflow(workflow text, channel text)
+-- Whoever asks several families at once locks their rows in one order.
+create or replace function holdfast.cancel_workflows(roots text[], channel text)
 returns table (id text, executor_id integer)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
 begin
     return query
     with recursive family as (
-        select w.id from holdfast.workflows w where w.id = workflow
+        select w.id from holdfast.workflows w where w.id = any (roots)
         union
         select c.id from holdfast.workflows c join family f on c.parent_id = f.id where c.parent_id is not null),
     asked as (
@@ -264,6 +265,14 @@ begin
     union all
     select e.id, null from ended e, rung where e.status <> 2;
 end
+$$;
+
+-- The same of one.
+create or replace function holdfast.cancel_workflow(workflow text, channel text)
+returns table (id text, executor_id integer)
+language sql volatile set search_path = pg_catalog, pg_temp as
+$$
+    select c.id, c.executor_id from holdfast.cancel_workflows(array[workflow], channel) c
 $$;
 
 -- The record of a @transaction step, written in the user's own transaction just before its COMMIT. Takes the fence last.

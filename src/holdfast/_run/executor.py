@@ -157,7 +157,8 @@ class Executor:
             if remaining is not None and remaining <= 0:
                 run.cause = _own_timeout()
             self._cancel_recovered(run)
-        elif run.workflow_id in self._asked_early:
+        elif run.owner.epoch == 1 and run.workflow_id in self._asked_early:
+            self._asked_early.discard(run.workflow_id)
             run.cancel()
 
     def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
@@ -266,16 +267,20 @@ class Executor:
         """A run whose code does not match its journal is over here: it goes on where there is code that does,
         or, if it was to end, it ends without its code.
         """
-        if run.cancel_asked:
-            self._spawn(self._end(run, cancelled(run)), f"end of workflow {run.workflow_id}")
-        else:
-            self._spawn(self._park(run), f"parking of workflow {run.workflow_id}")
+        self._parking[run.workflow_id] = run
+        self._spawn(self._pass_on(run), f"passing on of workflow {run.workflow_id}")
 
-    async def _park(self, run: Run) -> None:
+    async def _pass_on(self, run: Run) -> None:
+        try:
+            if run.cancel_asked:
+                await self._end(run, cancelled(run))
+            elif self.lease.executor is not None:  # else it is freed with all that this executor had
+                await self._park(run, self.lease.executor)
+        finally:
+            del self._parking[run.workflow_id]
+
+    async def _park(self, run: Run, executor: int) -> None:
         """Gives a workflow back, and never takes it again [W5]."""
-        executor = self.lease.executor
-        if executor is None:
-            return  # it is freed with all that this executor had
         cause = cancelled(run).output
 
         async def park(connection: Connection) -> int | None:
@@ -289,13 +294,9 @@ class Executor:
                 self.engine.channel,
             )
 
-        self._parking[run.workflow_id] = run
-        try:
-            _observe.point("park.before_commit")
-            status = await self.engine.ask(park, insist=True)
-            _observe.point("park.after_commit")
-        finally:
-            del self._parking[run.workflow_id]
+        _observe.point("park.before_commit")
+        status = await self.engine.ask(park, insist=True)
+        _observe.point("park.after_commit")
         _observe.signal("workflow.parked", workflow_id=run.workflow_id)
         if status == Status.CANCELLED.code:
             await self._cancel_quietly(run.workflow_id)
