@@ -160,6 +160,43 @@ begin
 end
 $$;
 
+-- How workflows end; or, where `names` has a name, how they go on under the same id: as that workflow, with an empty
+-- journal, ENQUEUED for whoever knows it. Cancelling wins. Says 8 of one that was to go on and is CANCELLED instead.
+-- The children of what is cancelled are cancelled with it, those included whose start was on its way at the time [W10].
+create or replace function holdfast.commit_ends(
+    owned text[], channel text, places integer[], runs integer[], statuses smallint[], outputs bytea[], names text[], inputs bytea[]
+) returns table (r_place integer, r_code smallint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as
+$$
+begin
+    if array_position(statuses, 5::smallint) is not null then
+        perform holdfast.cancel_workflows(array(
+            select owned[f.run] from unnest(runs, statuses) as f (run, status)
+            where f.status = 5 and owned[f.run] is not null), null, channel);
+    end if;
+    if array_remove(names, null) <> '{}' then
+        with continued as (
+            update holdfast.workflows w
+            set status = 0, name = f.name, input = f.input, origin = null, generation = w.generation + 1, executor_id = null,
+                claims = 0, settled = 0, claim_mark = 0, parked = null, started_at = null, deadline = null,
+                timeout = case when w.name = f.name then w.timeout end
+            from unnest(runs, names, inputs) as f (run, name, input)
+            where f.name is not null and w.id = owned[f.run] and not w.cancelling
+            returning w.id)
+        delete from holdfast.steps s using continued c where s.workflow_id = c.id;
+    end if;
+    return query
+    with ended as (
+        update holdfast.workflows w
+        set status = case when w.cancelling then 5 else f.status end, cancelling = false,
+            output = case when w.cancelling and f.status = 3 then null else f.output end, finished_at = holdfast.now()
+        from unnest(places, runs, statuses, outputs, names) as f (place, run, status, output, name)
+        where w.id = owned[f.run] and w.status = 2
+        returning f.place, f.name)
+    select e.place, 8::smallint from ended e where e.name is not null;
+end
+$$;
+
 -- Gives back what recvs took whose callers were cancelled while the reply was on its way [M8].
 create or replace function holdfast.commit_undos(owned text[], runs integer[], steps text[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as

@@ -20,7 +20,7 @@ create or replace function holdfast.commit_batch(
     undo_place integer[], undo_run integer[], undo_step text[],
     claim_place integer[], claim_run integer[], claim_step text[], claim_kind text[], claim_name text[], claim_target text[],
     claim_timeout double precision[], claim_given smallint[], claim_choice smallint[], claim_after bigint[],
-    end_place integer[], end_run integer[], end_status smallint[], end_output bytea[]
+    end_place integer[], end_run integer[], end_status smallint[], end_output bytea[], end_name text[], end_input bytea[]
 ) returns table (place integer, code smallint, payload bytea, note text, amount double precision)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -138,11 +138,9 @@ begin
         where owned[r.run] is not null and r.place <> all (done);
     end if;
     if cardinality(end_place) > 0 then
-        update holdfast.workflows w
-        set status = case when w.cancelling then 5 else f.status end, cancelling = false,
-            output = case when w.cancelling and f.status = 3 then null else f.output end, finished_at = holdfast.now()
-        from unnest(end_run, end_status, end_output) as f (run, status, output)
-        where w.id = owned[f.run];
+        return query
+        select e.r_place, e.r_code, null::bytea, null::text, null::double precision
+        from holdfast.commit_ends(owned, channel, end_place, end_run, end_status, end_output, end_name, end_input) e;
     end if;
     perform pg_notify(channel, bell) from unnest(bells) as bell;
 end

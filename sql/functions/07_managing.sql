@@ -88,7 +88,8 @@ begin
     end loop;
     -- A timeout counts anew. What the workflow's definition has given it was noted with the first claim.
     update holdfast.workflows w
-    set status = 0, cancelling = false, cancelled_with = null, executor_id = null, claims = 0, output = null,
+    set status = 0, cancelling = false, cancelled_with = null, executor_id = null, claims = 0, settled = 0, parked = null,
+        output = null,
         timeout = coalesce(w.timeout, extract(epoch from w.deadline - w.started_at)),
         deadline = case when w.deadline is not null and w.started_at is not null then holdfast.now()
             + coalesce(make_interval(secs => w.timeout), w.deadline - w.started_at) end,

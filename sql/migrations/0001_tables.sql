@@ -15,6 +15,9 @@ create table holdfast.executors (
 
 -- status: 0 ENQUEUED, 1 DELAYED, 2 PENDING, 3 SUCCESS, 4 ERROR, 5 CANCELLED, 6 QUARANTINED
 -- output: the result of a SUCCESS, the error of an ERROR, the cause of a CANCELLED
+-- claims: how often it was claimed; settled: how many of these claims are known to have come to something;
+-- claim_mark: records behind this seq were made since the last claim
+-- parked: executors whose code does not match its journal and that have passed it on
 -- cancelled_with: the workflow that was cancelled, and this one with it; a resume takes them up again together
 -- removing: its rows are being deleted, in batches; it can neither be resumed nor forked any more
 create table holdfast.workflows (
@@ -27,7 +30,9 @@ create table holdfast.workflows (
     executor_id    integer,
     epoch          integer not null default 0,
     claims         integer not null default 0,
+    settled        integer not null default 0,
     claim_mark     bigint not null default 0,
+    parked         integer[],
     generation     integer not null default 0,
     start_token    uuid not null,
     parent_id      text collate "C",
@@ -50,7 +55,8 @@ create table holdfast.workflows (
 ) with (fillfactor = 80);
 
 create index workflows_executor on holdfast.workflows (executor_id) where status = 2 and executor_id is not null;
-create index workflows_released on holdfast.workflows (name) where status = 2 and executor_id is null;
+create index workflows_released on holdfast.workflows (name) where status = 2 and executor_id is null and parked is null;
+create index workflows_parked on holdfast.workflows (name) where status = 2 and executor_id is null and parked is not null;
 create index workflows_enqueued on holdfast.workflows (name, created_at) where status = 0;
 create index workflows_children on holdfast.workflows (parent_id) where parent_id is not null;
 -- Lists are read newest first. Two halves cost a start and a SUCCESS one entry each, as one index would, and whoever looks

@@ -17,7 +17,7 @@ select id, name,
     cancelling, executor_id, epoch, claims, parent_id, holdfast.as_text(input) as input,
     case when status = 3 then holdfast.as_text(output) end as output,
     case when status in (4, 5) then holdfast.as_text(output) end as error,
-    deadline, created_at, started_at, finished_at
+    deadline, created_at, started_at, finished_at, generation, parked
 from holdfast.workflows;
 
 create view holdfast.step_list as

@@ -11,8 +11,8 @@ select alive, locked, suspects from holdfast.beat($1, $2, $3, $4);
 select id, name, locked, beats_missed, leases_missed, heartbeat_at from holdfast.list_executors($1);
 
 -- name: fence
--- Declares an executor dead and frees its workflows.
-select holdfast.fence($1, $2);
+-- An executor is over, dead or by its own wish ($3), and its workflows are free.
+select holdfast.fence($1, $2, $3);
 
 -- name: evict
 -- Ends the sessions that hold an executor's fence.

@@ -1,6 +1,16 @@
 -- name: claim
 -- Takes free workflows for this executor; see holdfast.claim_workflows.
-select id, name, epoch, input, cancelling, parent_id, remaining, origin from holdfast.claim_workflows($1, $2, $3, $4, $5, $6);
+select id, name, status, epoch, claims, generation, input, origin, cancelling, parent_id,
+    remaining
+from holdfast.claim_workflows($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- name: settle
+-- Claims of workflows that have come to something [W13].
+select holdfast.settle_workflows($1, $2, $3);
+
+-- name: park
+-- Gives back a workflow whose code here does not match its journal [W5]; its status, NULL if it is another's by now.
+select holdfast.park_workflow($1, $2, $3, $4, $5);
 
 -- name: cancel
 -- Asks a workflow and its children to end; gives each that was active. $3: only while it is in this epoch, NULL for any.

@@ -7,6 +7,7 @@ and `Stream`, from inside, or from anywhere with a `Client`.
 from holdfast._api.client import Client
 from holdfast._api.runtime import Runtime
 from holdfast._primitives.events import Event, get_event, set_event, watch_event
+from holdfast._primitives.generations import continue_as
 from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic, recv, send
 from holdfast._primitives.reading import Reader
@@ -15,6 +16,7 @@ from holdfast._primitives.steps import Step, step
 from holdfast._primitives.streams import Stream, close_stream, read_stream, trim_stream, write_stream
 from holdfast._primitives.timers import now, random, sleep, sleep_until, uuid
 from holdfast._primitives.transactions import Transaction, transaction
+from holdfast._primitives.versions import patched
 from holdfast._primitives.workflows import Call, Current, Workflow, WorkflowRef, current, start, workflow
 from holdfast._run.operation import Wait
 from holdfast.config import Settings
@@ -123,9 +125,11 @@ __all__ = [
     "WorkflowStatus",
     "WorkflowStopped",
     "close_stream",
+    "continue_as",
     "current",
     "get_event",
     "now",
+    "patched",
     "random",
     "read_stream",
     "recv",

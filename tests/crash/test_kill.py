@@ -10,6 +10,7 @@ import pytest
 
 from tests.crash import story
 from tests.crash.conftest import KILLED, ROOT, Theatre
+from tests.crash.test_going_on import GOING_ON
 
 HITS = {
     "outside_start.before_commit": (1, 2),
@@ -41,8 +42,8 @@ HITS = {
 BATCHES = (1, 2, 4, 8, 13, 19, 25)
 KILLS = [(point, hit) for point, hits in HITS.items() for hit in hits]
 BATCH_KILLS = [(f"writer.{when}_commit", hit) for hit in BATCHES for when in ("before", "after")]
-ELSEWHERE = {"listener.listening"}
-"""Points at which nothing is written."""
+ELSEWHERE = {"listener.listening", *GOING_ON}
+"""Points at which nothing is written, or that have a story of their own."""
 
 
 @pytest.mark.parametrize(("point", "hit"), KILLS + BATCH_KILLS)

@@ -202,3 +202,58 @@ async def test_fan_out(capsys: pytest.CaptureFixture[str]) -> None:
     *pages, words = capsys.readouterr().out.splitlines()
     assert sorted(pages) == sorted(f"page {page}" for page in range(12))
     assert words == "48 words"
+
+
+class TestLongLived:
+    async def test_every_month_is_an_execution_of_its_own(self) -> None:
+        module = load("long_lived")
+        async with hf.Runtime(workflows=[module.subscription]) as rt:
+            first = module.subscription(module.Account("ada", "basic"), month_lasts=0.05)
+            handle = await rt.start(first, id="s1")
+            async for account in handle.watch(module.account_event):
+                if account.month == 3:
+                    break
+            await handle.send(module.orders, module.Order("pro"))
+            async for account in handle.watch(module.account_event):
+                if account.plan == "pro" and account.paid > 20:
+                    break
+            await handle.send(module.orders, module.Order("cancelled"))
+            last = await handle.result(timeout=20)
+            assert last.plan == "cancelled"
+            assert last.paid > 20
+            said = await handle.read(module.invoices).collect()
+            assert said[:4] == [
+                "ada paid 5 for month 1",
+                "thank you, ada",
+                "ada paid 5 for month 2",
+                "thank you, ada",
+            ]
+            assert len(said) == 2 * last.month
+            assert len(await rt.steps("s1")) <= 10, "the journal is that of the last month"
+
+    async def test_who_was_in_the_middle_of_a_month_finishes_it_the_old_way(self, dsn: str) -> None:
+        module = load("long_lived")
+
+        @hf.workflow(name="subscription")
+        async def before(account: dict[str, str], month_lasts: float) -> None:
+            """The month as it was before the change."""
+            await module.invoices.write(await module.charge(account["customer"], 5, 1))
+            await module.account_event.set(account)
+            await module.next_order(month_lasts)
+
+        async with hf.Runtime(workflows=[before]) as rt:
+            account = {"customer": "ada", "plan": "basic"}
+            handle = await rt.start(before(account, month_lasts=2.0), id="s1")
+            await handle.get("account", timeout=20)
+        async with hf.Runtime(workflows=[module.subscription]) as rt:
+            handle = rt.handle(module.subscription, "s1")
+            async for found in handle.watch(module.account_event):
+                if found.month == 2:
+                    break
+            await handle.send(module.orders, module.Order("cancelled"))
+            await handle.result(timeout=20)
+            assert await handle.read(module.invoices).collect() == [
+                "ada paid 5 for month 1",
+                "ada paid 5 for month 2",
+                "thank you, ada",
+            ]

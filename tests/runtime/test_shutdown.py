@@ -8,7 +8,7 @@ import time
 import pytest
 
 import holdfast as hf
-from holdfast._run.executor import Executor
+from holdfast._run.claiming import Claiming
 from holdfast._store.connection import Connection
 from tests.processes import Processes, Waits
 from tests.runtime.witness import PATIENCE, Signals, quick, snapshot, state
@@ -282,7 +282,7 @@ async def test_w11_an_internal_failure_is_no_outcome_of_the_workflows(
     await waits.on("message", "one", "a")
     before = await snapshot(database)
     with monkeypatch.context() as patched:
-        patched.setattr(Executor, "_begin", fail)
+        patched.setattr(Claiming, "_begin", fail)
         client = await processes.client()
         await client.start(cleans_up(), id="two")  # somebody has to look for it
         async with asyncio.timeout(PATIENCE):

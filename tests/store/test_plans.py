@@ -17,6 +17,7 @@ from holdfast._store.commits import (
     Claims,
     Close,
     Code,
+    Continue,
     End,
     Journaled,
     OutsideSend,
@@ -240,19 +241,64 @@ async def test_redeeming_a_token_reads_by_key_only(connection: asyncpg.Connectio
         assert after[table] - before[table] <= 8, table
 
 
+async def claim(
+    connection: asyncpg.Connection[asyncpg.Record], executor: int, number: int, kind: str = "work"
+) -> list[asyncpg.Record]:
+    query = SQL["workflows.claim"]
+    return await connection.fetch(query, executor, number, ["w"], [None], [5], 100, None, kind, "channel")
+
+
 async def test_claiming_free_workflows_reads_only_those(
     connection: asyncpg.Connection[asyncpg.Record],
 ) -> None:
     executor, _ = await begin(connection, 1)
-    claim = SQL["workflows.claim"]
     for number in range(1, 9):
-        assert not await connection.fetch(claim, executor, number, ["w"], [None], 100, None)
+        assert not await claim(connection, executor, number)
+        assert not await claim(connection, executor, number + 10, "parked")
+        await connection.execute("update holdfast.executors set last_claim = $1", number)
     await grow(connection)
     new = [Start(id=f"n{n}", name="w", token=uuid4(), here=False, input=b"[]") for n in range(30)]
     await commit(connection, executor, *new)
     before = await reads(connection)
-    assert len(await connection.fetch(claim, executor, 9, ["w"], [None], 100, None)) == len(new)
+    assert len(await claim(connection, executor, 9)) == len(new)
     assert (await reads(connection))["workflows"] - before["workflows"] <= 6 * len(new)
+    assert (await reads(connection))["steps"] == before["steps"]
+
+
+async def test_what_befalls_claimed_workflows_reads_by_key_only(
+    connection: asyncpg.Connection[asyncpg.Record],
+) -> None:
+    """Settled, given back, claimed again with their journals, parked, passed on, continued."""
+    executor, owners = await begin(connection, 30)
+    ids = [owner.workflow_id for owner in owners]
+    park = SQL["workflows.park"]
+
+    async def befall(executor: int, number: int) -> int:
+        """All of it, once; under which number the executor claims next."""
+        epoch = await connection.fetchval("select epoch from holdfast.workflows where id = 'w0'")
+        await connection.execute(SQL["workflows.settle"], executor, ids, [epoch] * len(ids))
+        records = [Journaled(owner=Owner(one, epoch), step_id="1", output=b"1") for one in ids]
+        await commit(connection, executor, *records)
+        continued = [Continue(owner=Owner(one, epoch), name="w", input=b"[]") for one in ids]
+        assert not await commit(connection, executor, *continued)
+        assert len(await claim(connection, executor, number)) == len(ids)
+        for one in ids:
+            assert await connection.fetchval(park, executor, one, epoch + 1, None, "channel") == 2
+        assert not await claim(connection, executor, number + 1, "parked")
+        await connection.execute("update holdfast.workflows set parked = '{0}' where id = any ($1)", ids)
+        assert len(await claim(connection, executor, number + 2, "parked")) == len(ids)
+        await connection.execute("update holdfast.workflows set parked = null where id = any ($1)", ids)
+        return number + 3
+
+    number = 1
+    for _ in range(8):
+        number = await befall(executor, number)
+    await grow(connection)
+    before = await reads(connection)
+    await befall(executor, number)
+    after = await reads(connection)
+    for table in TABLES:
+        assert after[table] - before[table] <= 40 * len(ids), table
 
 
 async def test_the_functions_for_sql_read_by_key_only_even_with_plans_made_for_empty_tables(

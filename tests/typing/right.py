@@ -100,7 +100,16 @@ async def checkout(order: Order, *, note: str = "") -> str:
     assert_type(child, hf.Handle[str])
     assert_type(await child.result(), str)
     assert_type(await checkout(order), str)
+    assert_type(hf.patched("change"), hf.Wait[bool])
+    assert_type(await hf.patched("change"), bool)
+    if not note:
+        hf.continue_as(checkout(order, note="go on"))  # never returns: nothing is missing here
     return note
+
+
+@hf.workflow(max_recoveries=3)
+async def forever(month: int) -> str:
+    hf.continue_as(forever(month + 1))
 
 
 async def outside(rt: hf.Runtime, client: hf.Client) -> None:

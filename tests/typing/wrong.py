@@ -26,6 +26,11 @@ async def checkout(order: int) -> str:
     await tokens.trim("all")  # error: arg-type
     text: str = await payments.recv()  # error: assignment
     number: int = await payments.recv(timeout=1, default=None)  # error: arg-type
+    await hf.patched(17)  # error: arg-type
+    if order:
+        hf.continue_as(fetch("x"))  # error: arg-type
+    elif number:
+        hf.continue_as(checkout)  # error: arg-type
     await prices.ask("other", "not a number")  # error: arg-type
     price: str = await prices.ask("other", 3)  # error: assignment
     async for request in prices.requests():

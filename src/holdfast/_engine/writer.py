@@ -203,6 +203,17 @@ class Writer:
             await _outlast(job.future)
             raise
 
+    def post(self, record: Record) -> "asyncio.Future[Answers]":
+        """Queues a record behind all that its workflow has queued before, however full the lane; its answers
+        come in the future.
+
+        Raises:
+            NotRunning: if nothing is committed any more.
+        """
+        if self.closed:
+            raise NotRunning(CLOSED)
+        return self.lane(record.lane).put(record).future
+
     async def insist(self, record: Record) -> Answers | None:
         """Commits a record that must not be withdrawn, through any cancelling; None if it failed."""
         if self.closed:

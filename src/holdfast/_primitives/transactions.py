@@ -63,6 +63,10 @@ class TransactionCall(StepCall):
 
     async def perform(self, run: Run, step_id: str) -> Answer:
         begun, before = _clock.monotonic(), cancellations()
+        if run.posted is not None:
+            # Cancelling the wait must not withdraw the record.
+            await asyncio.wait([run.posted])
+            run.check()
         try:
             return await self._transact(run, step_id, begun)
         except (ConnectionLost, Retryable):

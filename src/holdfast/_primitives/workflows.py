@@ -25,6 +25,7 @@ from holdfast.errors import ConfigurationError, NotInWorkflow, WorkflowConflict
 P = ParamSpec("P")
 R = TypeVar("R")
 MAX_RECOVERIES = 5
+MOST_RECOVERIES = 1_000_000
 
 
 class Call(Wait[R], Generic[R]):
@@ -127,6 +128,11 @@ def workflow(
 
     Its code must be deterministic between durable calls: what reads the world belongs into steps. `name` is
     what is stored, the function's name by default. `timeout`, in seconds, ends it like a cancellation [W10].
+    `max_recoveries`: after so many lives in which it took its process down before it got anywhere, the first
+    included, it is QUARANTINED until somebody resumes it [W13].
+
+    Raises:
+        ConfigurationError: if an option makes no sense.
 
     Example:
         >>> @workflow
@@ -143,6 +149,14 @@ class WorkflowDecorator:
     def __init__(
         self, name: str | None, timeout: float | None, max_recoveries: int, localns: dict[str, Any]
     ) -> None:
+        if (
+            isinstance(max_recoveries, bool)
+            or not isinstance(max_recoveries, int)
+            or not 1 <= max_recoveries <= MOST_RECOVERIES
+        ):
+            raise ConfigurationError(
+                f"max_recoveries is how often a workflow may be claimed in vain: 1 to {MOST_RECOVERIES}"
+            )
         self._name = name
         self._timeout = timeout
         self._max_recoveries = max_recoveries
@@ -244,8 +258,13 @@ class StartChild(Operation[Any]):
         )
 
         def launch(answers: Answers) -> None:
-            if answers[0].code is Code.VALUE and definition is not None:
+            if answers[0].code is not Code.VALUE:
+                return
+            if definition is not None:
                 executor.launch(Run(executor, definition, Owner(child_id, 1)), data, timeout)
+            if run.interrupted is not None and step_id in run.interrupted:
+                # The family was cancelled while this was on its way, and knew nothing of the child [W10].
+                executor.cancel_soon(child_id)
 
         point("start.before_commit")
         # The child exists once it is committed, and must run even if its parent has been cancelled by then.

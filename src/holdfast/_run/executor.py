@@ -1,7 +1,8 @@
 """Runs workflows as tasks: takes them, begins or recovers them, records how they end, and gives them back.
 
 Everything a workflow's code is about lies above and below: the durable calls in `operation`, the order of
-their completions in `turns`, ownership in `leases`. This room has the life of a run, from claim to outcome.
+their completions in `turns`, ownership in `leases`, taking in `claiming`, the code's outcome in `endings`.
+This room has the life of a run, from its launch to its record.
 """
 
 import asyncio
@@ -9,37 +10,29 @@ from collections.abc import Coroutine, Iterable, Sequence
 from contextvars import Context, copy_context
 
 from holdfast import _keys, _observe
-from holdfast._codec import Codec
 from holdfast._engine.engine import Engine
 from holdfast._engine.waiters import Waiters
 from holdfast._engine.writer import Writer
 from holdfast._observe import logger
+from holdfast._run.claiming import KINDS, Claiming
 from holdfast._run.context import Branch, scope
+from holdfast._run.endings import Ending, cancelled, failed, live_out
 from holdfast._run.leases import Lease
 from holdfast._run.registry import Registry
-from holdfast._run.run import Run, mismatch
-from holdfast._store import steps, workflows
-from holdfast._store.commits import Code, End, Owner
+from holdfast._run.run import Run
+from holdfast._run.settling import Settling
+from holdfast._store import workflows
+from holdfast._store.commits import Answer, Code, Continue, Owner
 from holdfast._store.connection import Connection
 from holdfast._store.steps import JournalRow
 from holdfast._store.workflows import Claimed
-from holdfast.errors import (
-    DatabaseUnavailable,
-    NotRunning,
-    PayloadCodecError,
-    PayloadError,
-    RecordRejected,
-)
+from holdfast.errors import DatabaseUnavailable, NotRunning, PayloadCodecError, RecordRejected
 from holdfast.types import Status
 
-MOST_CLAIMED = 500
-"""Workflows taken in one claim, and journals read in one query."""
 STOP_PATIENCE = 0.5
 """Seconds that stopped runs get to leave before they are left behind."""
 RELEASE_PATIENCE = 1.0
 """Seconds that giving back may take, before it is left to whoever finds this executor dead."""
-
-Outcome = tuple[Status, bytes | None]
 
 
 class Executor:
@@ -48,18 +41,17 @@ class Executor:
     def __init__(self, engine: Engine, registry: Registry, name: str, app_version: str | None) -> None:
         self.engine = engine
         self.registry = registry
-        self.codec: Codec = engine.codec
         self.runs: dict[str, Run] = {}
+        self.closing: bool = False
         self.lease: Lease = Lease(engine, self, name, app_version)
         engine.heart = self.lease
-        self._names = [definition.name for definition in registry]
-        self._timeouts = [definition.timeout for definition in registry]
+        self._claiming = Claiming(engine, registry, self.lease, self)
+        self._settling = Settling(engine, self.lease)
         self._work_key = _keys.wake_key("executor", engine.id)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._parked: dict[str, Run] = {}
+        self._parking: dict[str, Run] = {}
+        self._asked_early: set[str] = set()
         self._context: Context | None = None
-        self._closing = False
-        self._claims = 0
         self._left = asyncio.Event()
 
     @property
@@ -83,14 +75,17 @@ class Executor:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.lease.recover(), name="holdfast recovery")
                 group.create_task(self._watch_cancelling(), name="holdfast cancelling")
-                if self._names:
-                    group.create_task(self._dispatch(started), name="holdfast dispatcher")
+                group.create_task(self._settling.run(), name="holdfast settling")
+                if len(self.registry):
+                    for kind in KINDS:
+                        taking = self._claiming.dispatch(started, kind)
+                        group.create_task(taking, name=f"holdfast dispatcher, {kind}")
         finally:
             self.lost()
 
     async def aclose(self) -> None:
         """Leaves: lets runs go on for `Settings.drain` seconds, then stops them and gives them back [W11]."""
-        self._closing = True
+        self.closing = True
         await self._until_left(self.engine.settings.drain)
         self.lost()
         await self._until_left(STOP_PATIENCE)
@@ -106,13 +101,16 @@ class Executor:
 
     def lost(self) -> None:
         """Stops all runs; none of them writes anything any more [W11, W14]."""
-        self._parked.clear()
         for run in tuple(self.runs.values()):
             run.stop()
 
     def renewed(self) -> None:
         """There is a new lease: looks for work to take."""
         self.waiters.wake(self._work_key)
+
+    def beaten(self) -> None:
+        """A heartbeat has come through."""
+        self._settling.beaten()
 
     async def _until_left(self, seconds: float) -> None:
         try:
@@ -125,76 +123,44 @@ class Executor:
 
     # Taking workflows
 
-    async def _dispatch(self, started: asyncio.Event) -> None:
-        await started.wait()
-        keys = [self._work_key, *(_keys.wake_key("work", name) for name in self._names)]
-        while True:
-            claimed = await self.waiters.until(keys, self._claim)
-            if claimed:
-                await self._begin(claimed)
+    def busy_with(self) -> list[str]:
+        """Workflows that run here, or that are being given back."""
+        return [*self.runs, *self._parking]
 
-    async def _claim(self) -> list[Claimed] | None:
-        executor = self.lease.executor
-        if executor is None or self._closing:
-            return None
+    async def settled_down(self) -> None:
+        """Returns once what runs now is known to have survived its replay, or does not say so for long."""
+        await self._settling.settled_down()
 
-        tried = False
-
-        async def claim(connection: Connection) -> list[Claimed]:
-            # A first try whose reply was lost may have taken workflows that nobody runs now.
-            nonlocal tried
-            if executor != self.lease.executor:
-                return []
-            self._claims += 1
-            running = [*self.runs, *self._parked] if tried else None
-            tried = True
-            return await workflows.claim_workflows(
-                connection,
-                self.engine.sql,
-                executor,
-                self._claims,
-                self._names,
-                self._timeouts,
-                MOST_CLAIMED,
-                running,
-            )
-
-        claimed = await self.engine.ask(claim, insist=True)
-        if executor != self.lease.executor:
-            return None  # what was taken was taken by an executor that is no more: it is freed with it
-        return claimed or None
-
-    async def _begin(self, claimed: Sequence[Claimed]) -> None:
-        """Runs what has just been taken; what ran before reads its journal, all of them in one query [W3]."""
-        executor = self.lease.executor
-        ids = [found.id for found in claimed if found.epoch > 1]
-
-        async def read(connection: Connection) -> dict[str, list[JournalRow]]:
-            return await steps.list_journals(connection, self.engine.sql, ids)
-
-        journals = await self.engine.ask(read, insist=True) if ids else {}
-        if executor != self.lease.executor or self._closing:
-            return
-        for found in claimed:
-            owner, journal = Owner(found.id, found.epoch), journals.get(found.id, ())
-            run = Run(self, self.registry[found.name], owner, journal, found.origin)
-            self.launch(run, found.input, found.remaining, cancelling=found.cancelling)
-        # Who was asked to end between the claim and now was not found here when the bell rang.
-        self.waiters.wake(_keys.wake_key("executor", str(executor)))
+    def begin(self, found: Claimed, recorded: Sequence[JournalRow]) -> None:
+        """Runs a workflow that has been claimed."""
+        run = Run(
+            self,
+            self.registry[found.name],
+            Owner(found.id, found.epoch),
+            recorded,
+            generation=found.generation,
+            recovering=found.claims > 1,
+            origin=found.origin,
+        )
+        self.launch(run, found.input, found.remaining, cancelling=found.cancelling)
 
     def launch(self, run: Run, data: bytes, remaining: float | None, *, cancelling: bool = False) -> None:
         """Begins a run, unless it is here already; `remaining`: seconds until its own timeout."""
         known = self.runs.get(run.workflow_id)
-        if self._closing or (known is not None and known.owner.epoch >= run.owner.epoch):
+        if self.closing or (known is not None and known.owner.epoch >= run.owner.epoch):
             return
         if known is not None:
             known.stop()  # it does not know yet that it has been taken over
         self.runs[run.workflow_id] = run
+        self._settling.watch(run)
         self._spawn(self._live(run, data, remaining), f"workflow {run.workflow_id}")
         if cancelling:
             if remaining is not None and remaining <= 0:
                 run.cause = _own_timeout()
             self._cancel_recovered(run)
+        elif run.owner.epoch == 1 and run.workflow_id in self._asked_early:
+            self._asked_early.discard(run.workflow_id)
+            run.cancel()
 
     def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
         """Runs something in a context of its own, so that a child is not numbered as a task of its parent."""
@@ -225,7 +191,7 @@ class Executor:
     # The life of a run
 
     async def _live(self, run: Run, data: bytes, remaining: float | None) -> None:
-        scope.set(Branch(run))
+        scope.set(Branch(run, run.prefix))
         task = asyncio.current_task()
         assert task is not None
         run.adopt(task)
@@ -233,10 +199,10 @@ class Executor:
         if remaining is not None:
             timer = asyncio.get_running_loop().call_later(max(remaining, 0.0), self._time_out, run)
         try:
-            outcome = await self._outcome(run, data)
-            if outcome is not None:
+            ending = await live_out(run, data)
+            if ending is not None:
                 run.close()
-                await self._end(run, outcome)
+                await self._end(run, ending)
         except asyncio.CancelledError:
             # Only stopping reaches a run that is over, and the end of the loop.
             if not run.stopped:
@@ -247,91 +213,103 @@ class Executor:
             if timer is not None:
                 timer.cancel()
             run.over = True
+            self._settling.forget(run)
             if self.runs.get(run.workflow_id) is run:
                 del self.runs[run.workflow_id]
-            if run.parked is not None and not self._closing:
-                self._parked[run.workflow_id] = run
-                self._end_parked()
+            if run.parked is not None and not self.closing:
+                self._give_back(run)
             self._left.set()
 
-    async def _outcome(self, run: Run, data: bytes) -> Outcome | None:
-        """Runs the workflow's code; None if it has no outcome here."""
-        try:
-            return await self._result(run, data)
-        except PayloadCodecError as error:
-            run.park_unread(error)
-            return None
-
-    async def _result(self, run: Run, data: bytes) -> Outcome | None:
-        definition = run.definition
-        if run.cancelling and not run.journal:
-            return self._cancelled(run)
-        value: object = None
-        failure: BaseException | None = None
-        try:
-            context = self.engine.context(run.origin or run.workflow_id, "input", definition.name)
-            args, kwargs = self.codec.decode_call(data, definition.parameters, context)
-            value = await definition.fn(*args, **kwargs)
-        except (KeyboardInterrupt, SystemExit, PayloadCodecError):
-            raise
-        except BaseException as error:
-            failure = error
-        if run.stopped or run.over:
-            return None
-        if run.turns.unreplayed is not None and not run.cancelling:
-            run.park(mismatch(run, run.journal[run.turns.unreplayed], "the end of the workflow"))
-            return None
-        if run.cancelling:
-            return self._cancelled(run)
-        if failure is None:
-            try:
-                return Status.SUCCESS, self.codec.encode(
-                    value, self.engine.context(run.workflow_id, "output")
-                )
-            except PayloadCodecError:
-                raise
-            except PayloadError as error:
-                failure = error
-        return Status.ERROR, self.codec.encode_error(failure, self.engine.context(run.workflow_id, "error"))
-
-    def _cancelled(self, run: Run) -> Outcome:
-        if run.cause is None:
-            return Status.CANCELLED, None
-        try:
-            context = self.engine.context(run.workflow_id, "error")
-            return Status.CANCELLED, self.codec.encode_error(run.cause, context)
-        except PayloadCodecError as error:
-            logger.error("workflow %r is cancelled without its cause: %s", run.workflow_id, error)
-            return Status.CANCELLED, None
-
-    async def _end(self, run: Run, outcome: Outcome) -> None:
-        """Records the outcome [W7]; without a database the workflow stays PENDING and is recovered later."""
-        status, output = outcome
+    async def _end(self, run: Run, ending: Ending) -> None:
+        """Records how it ends [W7], or that it goes on as another execution."""
+        if isinstance(ending, Continue):
+            await self._go_on(run, ending)
+            return
         _observe.point("finish.before_commit")
+        if await self._commit(run, ending) is not None:
+            _observe.point("finish.after_commit")
+            await self._has_ended(run, Status.from_code(ending.status))
+
+    async def _go_on(self, run: Run, ending: Continue) -> None:
+        _observe.point("continue.before_commit")
+        answer = await self._commit(run, ending)
+        if answer is not None:
+            _observe.point("continue.after_commit")
+            if answer.code is Code.CANCELLED:
+                await self._has_ended(run, Status.CANCELLED)
+            else:
+                # An answer that it is not ours any more says the same: the reply to the first try was lost.
+                _observe.signal("workflow.continued", workflow_id=run.workflow_id)
+
+    async def _commit(self, run: Run, ending: Ending) -> Answer | None:
+        """Commits a run's ending; None if it has become another. Without a database the workflow stays
+        PENDING and is recovered later.
+        """
         try:
-            await self.writer.commit(End(owner=run.owner, status=status.code, output=output))
+            (answer,) = await self.writer.commit(ending)
         except DatabaseUnavailable:
             logger.error(
                 "the outcome of workflow %r could not be recorded; it will be recovered", run.workflow_id
             )
             self.give_up()
+            return None
         except RecordRejected as error:
             await self._end_refused(run, error)
-        else:
-            _observe.point("finish.after_commit")
-            _observe.signal("workflow.finished", workflow_id=run.workflow_id, status=status)
-            if status is Status.CANCELLED:
-                # Of a child whose start was on its way, the cancelling of the family knew nothing.
-                await self._cancel_family(run)
+            return None
+        return answer
 
     async def _end_refused(self, run: Run, error: RecordRejected) -> None:
         """The database refuses the outcome itself: that is the outcome."""
         try:
-            refused = self.codec.encode_error(error, self.engine.context(run.workflow_id, "error"))
-        except PayloadCodecError as failed:
-            run.park_unread(failed)
+            refused = failed(run, error)
+        except PayloadCodecError as unread:
+            run.park_unread(unread)
         else:
-            await self.writer.commit(End(owner=run.owner, status=Status.ERROR.code, output=refused))
+            await self.writer.commit(refused)
+
+    async def _has_ended(self, run: Run, status: Status) -> None:
+        _observe.signal("workflow.finished", workflow_id=run.workflow_id, status=status)
+        if status is Status.CANCELLED:
+            # Of a child whose start was on its way, the cancelling of the family knew nothing.
+            await self._cancel_quietly(run.workflow_id, run.owner.epoch)
+
+    def _give_back(self, run: Run) -> None:
+        """A run whose code does not match its journal is over here: it goes on where there is code that does,
+        or, if it was to end, it ends without its code.
+        """
+        self._parking[run.workflow_id] = run
+        self._spawn(self._pass_on(run), f"passing on of workflow {run.workflow_id}")
+
+    async def _pass_on(self, run: Run) -> None:
+        try:
+            if run.cancel_asked:
+                await self._end(run, cancelled(run))
+            elif self.lease.executor is not None:  # else it is freed with all that this executor had
+                await self._park(run, self.lease.executor)
+        finally:
+            del self._parking[run.workflow_id]
+
+    async def _park(self, run: Run, executor: int) -> None:
+        """Gives a workflow back, and never takes it again [W5]."""
+        cause = cancelled(run).output
+
+        async def park(connection: Connection) -> int | None:
+            return await workflows.park_workflow(
+                connection,
+                self.engine.sql,
+                executor,
+                run.workflow_id,
+                run.owner.epoch,
+                cause,
+                self.engine.channel,
+            )
+
+        _observe.point("park.before_commit")
+        status = await self.engine.ask(park, insist=True)
+        _observe.point("park.after_commit")
+        _observe.signal("workflow.parked", workflow_id=run.workflow_id)
+        if status == Status.CANCELLED.code:
+            await self._cancel_quietly(run.workflow_id)
 
     def give_up(self) -> None:
         """The database cannot be written to: begins anew as another executor, once it can be."""
@@ -339,7 +317,8 @@ class Executor:
 
     def lose(self, run: Run) -> None:
         """The database says that this executor no longer owns the workflow [W14]."""
-        logger.warning("workflow %r now belongs to another executor; it is stopped here", run.workflow_id)
+        if not run.over:
+            logger.warning("workflow %r now belongs to another executor; it is stopped here", run.workflow_id)
         run.stop()
 
     # Cancelling
@@ -358,21 +337,21 @@ class Executor:
         self.cancel_here(active)
         return workflow_id in active
 
+    def cancel_soon(self, workflow_id: str) -> None:
+        """Asks a workflow and its children to end, without waiting for it."""
+        self._spawn(self._cancel_quietly(workflow_id), f"cancelling of workflow {workflow_id}")
+
     def cancel_here(self, ids: Iterable[str]) -> None:
         """Cancels those workflows that run in this process."""
         for workflow_id in ids:
-            run = self.runs.get(workflow_id) or self._parked.get(workflow_id)
+            run = self.runs.get(workflow_id)
             if run is not None:
                 run.cancel()
-        self._end_parked()
-
-    def _end_parked(self) -> None:
-        """A workflow whose code does not match its journal can only be ended without its code."""
-        for run in (*self._parked.values(), *(run for run in self.runs.values() if run.stuck)):
-            if run.cancel_asked:
-                self._parked.pop(run.workflow_id, None)
+        for run in tuple(self.runs.values()):
+            if run.stuck and run.cancel_asked:
+                # Its code does not come to where it could be cancelled: it is ended without it.
                 run.stop()
-                self._spawn(self._end(run, self._cancelled(run)), f"end of workflow {run.workflow_id}")
+                self._spawn(self._end(run, cancelled(run)), f"end of workflow {run.workflow_id}")
 
     def limit_cleanup(self, run: Run) -> None:
         """Gives a cancelled run `Settings.cleanup_time` seconds to clean up."""
@@ -385,20 +364,20 @@ class Executor:
             "workflow %r was cancelled and did not end in time; it is ended without its clean-up",
             run.workflow_id,
         )
-        outcome = self._cancelled(run)
+        ending = cancelled(run)
         run.close()
-        self._spawn(self._end(run, outcome), f"end of workflow {run.workflow_id}")
+        self._spawn(self._end(run, ending), f"end of workflow {run.workflow_id}")
 
     def _time_out(self, run: Run) -> None:
         """The workflow's own timeout: cancelled like by hand, its children too."""
         run.cancel(_own_timeout())
-        self._spawn(self._cancel_family(run), f"timeout of workflow {run.workflow_id}")
+        self._spawn(self._cancel_quietly(run.workflow_id), f"timeout of workflow {run.workflow_id}")
 
-    async def _cancel_family(self, run: Run) -> None:
+    async def _cancel_quietly(self, workflow_id: str, epoch: int | None = None) -> None:
         try:
-            await self.cancel(run.workflow_id, run.owner.epoch)
+            await self.cancel(workflow_id, epoch)
         except (DatabaseUnavailable, NotRunning):
-            logger.warning("the children of workflow %r could not be cancelled with it", run.workflow_id)
+            logger.warning("workflow %r could not be cancelled with its children", workflow_id)
 
     async def _watch_cancelling(self) -> None:
         """Hears of workflows that another process has asked to end."""
@@ -421,10 +400,12 @@ class Executor:
             return await workflows.list_cancelling(connection, self.engine.sql, executor)
 
         found = await self.engine.ask(ask, insist=True)
+        # One that is not here is on its way: the reply to its start, or to its claim, has not come yet.
+        self._asked_early = {workflow_id for workflow_id in found if workflow_id not in self.runs}
         return [workflow_id for workflow_id in found if self._may_cancel(workflow_id)] or None
 
     def _may_cancel(self, workflow_id: str) -> bool:
-        run = self.runs.get(workflow_id) or self._parked.get(workflow_id)
+        run = self.runs.get(workflow_id)
         return run is not None and not run.cancel_asked
 
 

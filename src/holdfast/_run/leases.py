@@ -39,6 +39,9 @@ class Tenant(Protocol):
     def renewed(self) -> None:
         """There is a new lease: there may be work to take."""
 
+    def beaten(self) -> None:
+        """A heartbeat has come through: this executor lives."""
+
 
 class Lease:
     """The heart of a runtime: registers an executor, keeps it alive, and takes over from the dead."""
@@ -79,6 +82,7 @@ class Lease:
             await self._register(connection)
         else:
             self._extend(sent)
+            self._tenant.beaten()
             if beat.suspects:
                 self._look.set()
 
@@ -93,7 +97,7 @@ class Lease:
         executor, self.executor = self.executor, None
         self._engine.writer.executor = None
         if executor is not None:
-            await self._fence(executor)
+            await self._fence(executor, graceful=True)
 
     async def recover(self) -> None:
         """Frees the workflows of dead executors: when this process has become an executor, and when a
@@ -174,16 +178,17 @@ class Lease:
 
         return await self._engine.ask(ask, insist=True)
 
-    async def _fence(self, executor: int) -> int:
+    async def _fence(self, executor: int, *, graceful: bool = False) -> int:
         """Fences an executor; a batch of it that hangs is cut off."""
+        sql, channel = self._engine.sql, self._engine.channel
 
         async def fence(connection: Connection) -> int:
             try:
                 async with asyncio.timeout(FENCE_PATIENCE):
-                    return await executors.fence(connection, self._engine.sql, executor, self._engine.channel)
+                    return await executors.fence(connection, sql, executor, channel, graceful=graceful)
             except TimeoutError:
-                await executors.evict(connection, self._engine.sql, executor)
-                return await executors.fence(connection, self._engine.sql, executor, self._engine.channel)
+                await executors.evict(connection, sql, executor)
+                return await executors.fence(connection, sql, executor, channel, graceful=graceful)
 
         return await self._engine.ask(fence, insist=True)
 

@@ -146,6 +146,8 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
                     if record.outcome == Code.INTERRUPTED:
                         await run.interrupt_again()
                     return operation.conclude(run, _answer(record))
+                if run.unmade:
+                    run.unmade.discard(step_id)
         operation.prepare(run, step_id)
         return operation.conclude(run, await _perform(run, step_id, operation))
     except PayloadCodecError as error:
@@ -163,6 +165,7 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
             answer = await operation.perform(run, step_id)
         except RecordRejected as error:
             answer = await _record_rejection(run, step_id, operation, error)
+        run.settled = True  # a new record: the claim of this workflow has come to something [W13]
         if run.turns.alone:
             run.check()
         else:

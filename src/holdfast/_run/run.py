@@ -63,6 +63,9 @@ class Host(Protocol):
     def limit_cleanup(self, run: "Run") -> None:
         """A cancelled run has only so much time left."""
 
+    def cancel_soon(self, workflow_id: str) -> None:
+        """Asks another workflow to end, without waiting for it."""
+
 
 class Run:
     """See the module. `journal` is what an earlier process recorded, in the order of completion; empty at
@@ -76,6 +79,7 @@ class Run:
         "cause",
         "definition",
         "executor",
+        "generation",
         "interrupted",
         "interrupted_again",
         "journal",
@@ -85,11 +89,16 @@ class Run:
         "over",
         "owner",
         "parked",
+        "patches",
+        "posted",
+        "prefix",
         "recovering",
+        "settled",
         "stopped",
         "stuck",
         "tasks",
         "turns",
+        "unmade",
         "workflow_id",
     )
 
@@ -99,6 +108,9 @@ class Run:
         definition: Definition,
         owner: Owner,
         recorded: Iterable[JournalRow] = (),
+        *,
+        generation: int = 0,
+        recovering: bool = False,
         origin: str | None = None,
     ) -> None:
         self.executor: Host = executor
@@ -107,10 +119,18 @@ class Run:
         self.workflow_id: str = owner.workflow_id
         self.origin: str | None = origin
         self.journal: dict[str, JournalRow] = {record.step_id: record for record in recorded}
-        self.recovering: bool = owner.epoch > 1
+        self.generation: int = generation
+        self.prefix: str = f"{generation}~" if generation else ""
+        self.recovering: bool = recovering or bool(self.journal)
         self.tasks: set[asyncio.Future[Any]] = set()
-        finished = [record.step_id for record in self.journal.values() if record.finished]
+        # Rows with a "#" in their id are beside the order of calls: they are found by their name.
+        calls = [record for record in self.journal.values() if "#" not in record.step_id]
+        finished = [record.step_id for record in calls if record.finished]
         self.turns: Turns = Turns(self.tasks, finished, self._call_missing)
+        self.unmade: set[str] | None = {r.step_id for r in calls if not r.finished} if calls else None
+        self.patches: dict[str, bool] | None = None
+        self.posted: asyncio.Future[Any] | None = None
+        self.settled: bool = False
         self.outstanding: dict[str, None] = {}
         self.interrupted: set[str] | None = None
         self.mailboxes: dict[str, Any] | None = None
@@ -164,6 +184,34 @@ class Run:
             self.executor.lose(self)
         self.check()
         return answers
+
+    def post(self, record: Record) -> None:
+        """Has a record committed without waiting for it, but before whatever this workflow records after it;
+        who records by another connection waits for `posted` first.
+
+        Raises:
+            WorkflowStopped: as for `commit`.
+        """
+        self.check()
+        try:
+            future = self.executor.writer.post(record)
+        except NotRunning:
+            self.stop()
+            raise WorkflowStopped(f"workflow {self.workflow_id!r} no longer runs in this process") from None
+        self.posted = future
+        future.add_done_callback(self._after_post)
+
+    def _after_post(self, future: "asyncio.Future[Answers]") -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if isinstance(error, NotRunning):
+            self.stop()
+        elif error is not None:
+            # What comes after it must not be committed without it.
+            self.executor.give_up()
+        elif future.result()[0].code is Code.LOST:
+            self.executor.lose(self)
 
     async def insist(self, record: Record) -> None:
         """Commits a record that must not be withdrawn by another cancellation.

@@ -63,17 +63,22 @@ class Turns:
         self._quiet = 0
         self._missing = missing
         self._missing_timer: asyncio.TimerHandle | None = None
-        self._replayed: Callable[[], None] | None = None
+        self._replayed: list[Callable[[], None]] | None = None
 
     def when_replayed(self, then: Callable[[], None]) -> None:
         """Calls `then` once everything recorded has gone on and the workflow has come to rest."""
-        self._replayed = then
+        self._replayed = [*(self._replayed or ()), then]
         self._check_soon()
 
     @property
     def alone(self) -> bool:
         """Is there a single task, which never waits here?"""
         return len(self.tasks) == 1 and not self.starting and not self._passing
+
+    @property
+    def quiet(self) -> bool:
+        """Has the workflow begun and come to rest: does every branch wait for something outside of it?"""
+        return bool(self.tasks) and not self._checking and at_rest(self.tasks)
 
     @property
     def replaying(self) -> bool:
@@ -183,8 +188,9 @@ class Turns:
             if _release_one(future):
                 return True
         if self._replayed is not None:
-            then, self._replayed = self._replayed, None
-            then()
+            replayed, self._replayed = self._replayed, None
+            for then in replayed:
+                then()
         if self._held:
             while self._held:
                 _release_one(self._held.popleft())

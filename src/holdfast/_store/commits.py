@@ -17,7 +17,7 @@ from holdfast._keys import wake_key
 MOST_RECORDS = 8000
 """A batch's places must stay below 8192: `seq` is batch * 8192 + place."""
 
-_WIDTHS = (11, 11, 9, 6, 7, 4, 3, 10, 4)
+_WIDTHS = (11, 11, 9, 6, 7, 4, 3, 10, 6)
 """Columns of calls, starts, sends, sets, writes, closes, undos, claims, ends: the order of `commit_batch`."""
 
 
@@ -414,13 +414,33 @@ class End(Record, kw_only=True):
     output: bytes | None
 
     def add(self, batch: Batch, place: int) -> int:
-        batch.ends.append((place, batch.run(self.owner), self.status, self.output))
+        batch.ends.append((place, batch.run(self.owner), self.status, self.output, None, None))
         batch.bells[wake_key("end", self.owner.workflow_id)] = None
         return place + 1
 
     @property
     def size(self) -> int:
         return len(self.output) if self.output else 0
+
+
+class Continue(Record, kw_only=True):
+    """Instead of an end: the workflow goes on under its id with an empty journal, as this workflow with this
+    input. Answered with CANCELLED if it had been asked to end.
+    """
+
+    owner: Owner
+    name: str
+    input: bytes
+
+    def add(self, batch: Batch, place: int) -> int:
+        batch.ends.append((place, batch.run(self.owner), 0, None, self.name, self.input))
+        batch.bells[wake_key("work", self.name)] = None
+        batch.bells[wake_key("end", self.owner.workflow_id)] = None  # it may have been asked to end
+        return place + 1
+
+    @property
+    def size(self) -> int:
+        return len(self.input)
 
 
 def bell_payloads(mark: str, keys: Iterable[str]) -> list[str]:

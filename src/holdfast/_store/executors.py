@@ -55,9 +55,13 @@ async def list_executors(connection: Connection, sql: Statements, but: int | Non
     return [ExecutorRow(*row) for row in await connection.fetch(sql["executors.list"], but)]
 
 
-async def fence(connection: Connection, sql: Statements, executor: int, channel: str) -> int:
-    """Nothing of the executor can land after this; its workflows are free. How many."""
-    return int(await connection.fetchval(sql["executors.fence"], executor, channel))
+async def fence(
+    connection: Connection, sql: Statements, executor: int, channel: str, *, graceful: bool = False
+) -> int:
+    """Nothing of the executor can land after this; its workflows are free. How many. `graceful`: it gives
+    them back itself, so that its claims do not count against them [W13].
+    """
+    return int(await connection.fetchval(sql["executors.fence"], executor, channel, graceful))
 
 
 async def evict(connection: Connection, sql: Statements, executor: int) -> int:

@@ -1,4 +1,6 @@
-"""Streams as rows, for what is neither written by a commit nor asked in a look: trimming, and which there are."""
+"""Streams as rows, for what is neither written by a commit nor asked in a look: trimming, and which there
+are.
+"""
 
 import msgspec
 

@@ -14,18 +14,22 @@ from holdfast._store.connection import Connection
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):
-    """A workflow that this executor has just taken. `remaining`: seconds to its own deadline, if any.
-    `origin`: the workflow for which its input was encoded, if it is a fork.
+    """A workflow that this executor has just taken; or, by its status, one that has been claimed in vain too
+    often, and has ended [W13]. `remaining`: seconds to its own deadline, if any. `origin`: the workflow for
+    which its input was encoded, if it is a fork.
     """
 
     id: str
     name: str
+    status: int
     epoch: int
+    claims: int
+    generation: int
     input: bytes
+    origin: str | None
     cancelling: bool
     parent_id: str | None
     remaining: float | None
-    origin: str | None = None
 
 
 class WorkflowRow(msgspec.Struct, frozen=True, gc=False):
@@ -88,14 +92,55 @@ async def claim_workflows(
     number: int,
     names: Sequence[str],
     timeouts: Sequence[float | None],
+    recoveries: Sequence[int],
     most: int,
-    running: Sequence[str] | None = None,
+    running: Sequence[str] | None,
+    *,
+    kind: str,
+    channel: str,
 ) -> list[Claimed]:
-    """Takes up to `most` free workflows of these names; with `running`, also what this executor owns but does
-    not run. `number` is of this try, ever larger. None, if it is fenced.
+    """Takes up to `most` free workflows of these names, of a kind: "work", "parked" by others, or "suspect";
+    with `running`, also what this executor owns but does not run. `number` is of this try, ever larger. None,
+    if it is fenced.
     """
-    rows = await connection.fetch(sql["workflows.claim"], executor, number, names, timeouts, most, running)
+    rows = await connection.fetch(
+        sql["workflows.claim"],
+        executor,
+        number,
+        names,
+        timeouts,
+        recoveries,
+        most,
+        running,
+        kind,
+        channel,
+    )
     return [Claimed(*row) for row in rows]
+
+
+async def settle_workflows(
+    connection: Connection, sql: Statements, executor: int, ids: Sequence[str], epochs: Sequence[int]
+) -> None:
+    """The claims of these workflows of this executor have come to something [W13]."""
+    await connection.execute(sql["workflows.settle"], executor, ids, epochs)
+
+
+async def park_workflow(
+    connection: Connection,
+    sql: Statements,
+    executor: int,
+    workflow_id: str,
+    epoch: int,
+    cause: bytes | None,
+    channel: str,
+) -> int | None:
+    """Gives back a workflow whose code here does not match its journal [W5]; its status, which is CANCELLED
+    if it was to end, and None if this executor has lost it.
+    """
+    status: int | None = await connection.fetchval(
+        sql["workflows.park"], executor, workflow_id, epoch, cause, channel
+    )
+    return status
 
 
 async def cancel_workflow(

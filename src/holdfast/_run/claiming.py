@@ -1,0 +1,146 @@
+"""How workflows come to this process: claimed when a bell says that there are some, their journals read.
+
+New ones and those of the dead are looked for under one bell, those that other executors have parked under
+another [W5]: they may lie there for long, and must not be in the way of every claim. Those that have been
+claimed twice in vain are suspect: perhaps they take their processes down [W13]. They are taken one by one,
+each when all that began before is known to have survived its replay: so whoever is innocent of the death of
+its process is not claimed in vain with the guilty again and again.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, Protocol, get_args
+
+from holdfast import _keys
+from holdfast._engine.engine import Engine
+from holdfast._observe import logger, signal
+from holdfast._run.leases import Lease
+from holdfast._run.registry import Registry
+from holdfast._store import steps, workflows
+from holdfast._store.connection import Connection
+from holdfast._store.steps import JournalRow
+from holdfast._store.workflows import Claimed
+from holdfast.types import Status
+
+MOST_CLAIMED = 500
+"""Workflows taken in one claim, and journals read in one query."""
+
+Kind = Literal["work", "parked", "suspect"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Taker(Protocol):
+    """Who runs what is claimed."""
+
+    @property
+    def closing(self) -> bool:
+        """Is nothing taken any more?"""
+
+    def busy_with(self) -> list[str]:
+        """All that it runs, or has not yet let go of."""
+
+    async def settled_down(self) -> None:
+        """Returns once what runs now is known to have survived its replay, or does not say so for long."""
+
+    def begin(self, found: Claimed, recorded: Sequence[JournalRow]) -> None:
+        """Runs a workflow that has been claimed."""
+
+
+class Claiming:
+    """Claims for one executor; each `dispatch` is a task of its group."""
+
+    def __init__(self, engine: Engine, registry: Registry, lease: Lease, taker: Taker) -> None:
+        self._engine = engine
+        self._lease = lease
+        self._taker = taker
+        self._names = [definition.name for definition in registry]
+        self._timeouts = [definition.timeout for definition in registry]
+        self._recoveries = [definition.max_recoveries for definition in registry]
+        self._work_key = _keys.wake_key("executor", engine.id)
+        self._claims = 0
+        # Claims are numbered, and one that comes after a later one takes nothing; and what has been claimed
+        # must have begun before anybody asks what runs.
+        self._taking = asyncio.Lock()
+
+    async def dispatch(self, started: asyncio.Event, kind: Kind) -> None:
+        """Takes workflows of a kind until cancelled."""
+        await started.wait()
+        keys = [self._work_key, *(_keys.wake_key(kind, name) for name in self._names)]
+        while True:
+            await self._engine.waiters.until(keys, partial(self._take, kind))
+
+    async def _take(self, kind: Kind) -> bool | None:
+        """Claims and begins; None if there was nothing to take."""
+        if kind == "suspect":
+            await self._taker.settled_down()
+        async with self._taking:
+            claimed = await self._claim(kind)
+            if not claimed:
+                return None
+            await self._begin(claimed)
+            return True
+
+    async def _claim(self, kind: Kind) -> list[Claimed]:
+        executor = self._lease.executor
+        if executor is None or self._taker.closing:
+            return []
+        tried = False
+
+        async def claim(connection: Connection) -> list[Claimed]:
+            # A first try whose reply was lost may have taken workflows that nobody runs now.
+            nonlocal tried
+            if executor != self._lease.executor:
+                return []
+            self._claims += 1
+            running = self._taker.busy_with() if tried else None
+            tried = True
+            return await workflows.claim_workflows(
+                connection,
+                self._engine.sql,
+                executor,
+                self._claims,
+                self._names,
+                self._timeouts,
+                self._recoveries,
+                1 if kind == "suspect" else MOST_CLAIMED,
+                running,
+                kind=kind,
+                channel=self._engine.channel,
+            )
+
+        claimed = await self._engine.ask(claim, insist=True)
+        # What was taken by an executor that is no more is freed with it.
+        return claimed if executor == self._lease.executor else []
+
+    async def _begin(self, claimed: Sequence[Claimed]) -> None:
+        """Runs what has just been taken; what ran before reads its journal, all of them in one query [W3]."""
+        executor = self._lease.executor
+        taken = [found for found in claimed if found.status == Status.PENDING.code]
+        for found in claimed:
+            if found.status != Status.PENDING.code:
+                _tell_end(found)
+        ids = [found.id for found in taken if found.epoch > 1]
+
+        async def read(connection: Connection) -> dict[str, list[JournalRow]]:
+            return await steps.list_journals(connection, self._engine.sql, ids)
+
+        journals = await self._engine.ask(read, insist=True) if ids else {}
+        if executor != self._lease.executor or self._taker.closing:
+            return
+        for found in taken:
+            self._taker.begin(found, journals.get(found.id, ()))
+        # Who was asked to end between the claim and now was not found here when the bell rang.
+        self._engine.waiters.wake(_keys.wake_key("executor", str(executor)))
+
+
+def _tell_end(found: Claimed) -> None:
+    """A workflow was not given out, but has ended: its claims have come to nothing too often [W13]."""
+    status = Status.from_code(found.status)
+    logger.error(
+        "workflow %r is %s: it was claimed %d times, and each time its process died before it got anywhere",
+        found.id,
+        status.value,
+        found.claims,
+    )
+    signal("workflow.quarantined", workflow_id=found.id, status=status)
