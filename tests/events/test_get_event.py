@@ -140,7 +140,7 @@ async def test_e3_the_value_got_is_recorded(
 
 async def set_by_hand(database: Connection, workflow_id: str, revision: int, payload: bytes) -> None:
     await database.execute(
-        "insert into holdfast.events values ($1, 'state', $2, $3, '1', null, now())",
+        "insert into holdfast.events values ($1, 'state', $2, $3, null, '1', null, now())",
         workflow_id,
         revision,
         payload,
