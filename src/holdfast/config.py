@@ -68,7 +68,7 @@ class Settings:
     """Records that may wait to be committed before durable calls are held back."""
 
     codec: PayloadCodec | None = field(default=None, repr=False)
-    """Applied to every stored payload, errors included: encryption, compression [K3]."""
+    """Applied to every stored payload, errors included: encryption, compression [K3]; see `PayloadCodec`."""
 
     hmac_keys: Sequence[bytes] | None = field(default=None, repr=False)
     """Secrets that sign the tokens of `Runtime.token`, at least 16 bytes each, better 32 random ones: the

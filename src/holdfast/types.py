@@ -181,7 +181,16 @@ class PayloadCodec(Protocol):
     """What `Settings.codec` must be: bytes to bytes, for encryption or compression [K3].
 
     `decode(encode(data, context), context)` must give `data` back, in any process and for as long as the row
-    lives. Both run on the event loop: keep them fast.
+    lives; the context is the same both times, in a fork too. Both run on the event loop: keep them fast, and
+    fetch keys before. `Settings.max_payload` limits the JSON that `encode` is given; what it makes of that
+    may take 32 MiB.
+
+    What either raises is the fault of the process, not of the payload: outside it is a `PayloadCodecError`;
+    a workflow is parked, and goes on in a process whose codec fits. A `PayloadDecodeError` that `decode`
+    raises itself is the payload's fault, and an answer that a workflow sees and records.
+
+    `decode` is also given what no codec has made: JSON from SQL functions, or from before there was a codec.
+    It may return it as it is, if it can tell; what it raises then is a `PayloadDecodeError`.
     """
 
     def encode(self, data: bytes, context: PayloadContext, /) -> bytes:

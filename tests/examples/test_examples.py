@@ -9,10 +9,14 @@ from pathlib import Path
 from types import ModuleType
 
 import httpx
+import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from cryptography.exceptions import InvalidTag
 
 import holdfast as hf
+from tests.processes import connect
+from tests.values.sealed import everything, payloads
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -195,6 +199,48 @@ async def test_outbox(capsys: pytest.CaptureFixture[str]) -> None:
         neither, paid = capsys.readouterr().out.splitlines()
         assert neither == f"order {order + 1}: neither row nor workflow"
         assert paid == f"order {order}: a book for 30"
+
+
+class TestEncryption:
+    async def test_reads_with_the_key_and_after_a_rotation(self, capsys: pytest.CaptureFixture[str]) -> None:
+        await load("encryption").main()
+        told = [line.partition(":")[2].strip() for line in capsys.readouterr().out.splitlines()]
+        assert told[0] == "Ada after 500 visits"
+        assert (
+            "this process has no Settings.codec - the event 'diagnosis' of workflow 'treatment-1'" in told[1]
+        )
+        assert told[2] == "Ada: all is well"
+
+    async def test_k3_nothing_readable_is_in_the_tables(self, dsn: str) -> None:
+        await load("encryption").main()
+        database = await connect(dsn)
+        try:
+            assert "Ada" not in await everything(database)
+            stored = await payloads(database)
+        finally:
+            await database.close()
+        keys = {column: data[:2] for column, data in stored}
+        assert keys["workflows.input"] == keys["events.payload"] == b"\0\1"
+        assert keys["messages.payload"] == keys["workflows.output"] == b"\0\2"
+        (given,) = [data for column, data in stored if column == "workflows.input"]
+        assert len(given) < 200  # 500 visits, compressed
+
+    def test_a_payload_opens_in_its_own_row_and_with_its_own_key_only(self) -> None:
+        module = load("encryption")
+        codec = module.Compression(module.Encryption({1: b"1" * 32, 2: b"2" * 32}, sealing=2))
+        here = hf.PayloadContext(schema="holdfast", workflow_id="w", kind="message", name="a")
+        for data in (b"1", b'"x"' * 5000):
+            sealed = codec.encode(data, here)
+            assert sealed != codec.encode(data, here)
+            assert codec.decode(sealed, here) == data
+            for name in ("schema", "workflow_id", "kind", "name"):
+                with pytest.raises(InvalidTag):
+                    codec.decode(sealed, msgspec.structs.replace(here, **{name: "other"}))
+            with pytest.raises(InvalidTag):
+                codec.decode(sealed[:-1] + bytes([sealed[-1] ^ 1]), here)
+            for keys in ({1: b"1" * 32}, {2: b"3" * 32}):
+                with pytest.raises((KeyError, InvalidTag)):
+                    module.Encryption(keys, sealing=min(keys)).decode(sealed, here)
 
 
 async def test_fan_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -379,9 +379,7 @@ async def test_k3_the_limit_of_a_payload_is_that_of_its_json(processes: Processe
         await rt.start(sealed.child("x" * 1000))
 
 
-async def test_k3_workflows_of_two_keys_side_by_side(
-    processes: Processes, database: Connection
-) -> None:
+async def test_k3_workflows_of_two_keys_side_by_side(processes: Processes, database: Connection) -> None:
     """One workflow that cannot be read keeps nobody else from running."""
     client = await processes.client(settings=settings(Seal(1)))
     for number in range(5):

@@ -1,7 +1,12 @@
 """Values to JSON and back, by msgspec, with one decoder per type made once [K2].
 
 Knows no limits, no contexts and no payload codec: that is `codec`. The fast path of both directions is one
-call into msgspec; values are walked only when their JSON makes it possible that they held a NaN.
+call into msgspec, and before encoding a look at what msgspec would lose; values are walked for a NaN only
+when their JSON makes it possible that they held one.
+
+What comes back is of the type that is written where it is read, not of a subclass of it; in a place of `Any`
+it is plain JSON: dicts, lists, text, numbers. A time zone comes back as its offset, in whole minutes. A
+`__post_init__` runs again.
 """
 
 from __future__ import annotations
