@@ -250,8 +250,8 @@ declare
     bells text[];
 begin
     with recursive family as (
-        select r.id, r.id as root from unnest(roots, epochs) as r (id, epoch)
-        cross join lateral (select w.epoch, w.status from holdfast.workflows w where w.id = r.id limit 1) w
+        select w.id, w.id as root from unnest(roots, epochs) as r (id, epoch)
+        cross join lateral (select w.id, w.epoch, w.status from holdfast.workflows w where w.id = r.id limit 1) w
         where r.epoch is null or w.epoch = r.epoch and w.status in (2, 5)
         union
         select c.id, f.root from family f
