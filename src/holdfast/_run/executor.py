@@ -18,6 +18,7 @@ from holdfast._run.context import Branch, scope
 from holdfast._run.leases import Lease
 from holdfast._run.registry import Registry
 from holdfast._run.run import Run, mismatch
+from holdfast._run.turns import own_timer
 from holdfast._store import steps, workflows
 from holdfast._store.commits import Code, End, Owner
 from holdfast._store.connection import Connection
@@ -226,9 +227,10 @@ class Executor:
         run.adopt(task)
         timer = None
         if remaining is not None:
-            timer = asyncio.get_running_loop().call_later(max(remaining, 0.0), self._time_out, run)
+            timer = own_timer(max(remaining, 0.0), self._time_out, run)
         try:
             outcome = await self._outcome(run, data)
+            scope.set(None)
             if outcome is not None:
                 run.close()
                 await self._end(run, outcome)
@@ -350,7 +352,7 @@ class Executor:
 
     def limit_cleanup(self, run: Run) -> None:
         """Gives a cancelled run `Settings.cleanup_time` seconds to clean up."""
-        asyncio.get_running_loop().call_later(self.engine.settings.cleanup_time, self._overdue, run)
+        own_timer(self.engine.settings.cleanup_time, self._overdue, run)
 
     def _overdue(self, run: Run) -> None:
         if run.over or run.stopped:

@@ -95,10 +95,13 @@ class Run:
         self.workflow_id: str = owner.workflow_id
         self.journal: dict[str, JournalRow] = {record.step_id: record for record in recorded}
         self.recovering: bool = owner.epoch > 1
-        self.tasks: set[asyncio.Future[Any]] = set()
-        finished = [record.step_id for record in self.journal.values() if record.finished]
-        self.turns: Turns = Turns(self.tasks, finished, self._call_missing)
-        self.outstanding: dict[str, None] = {}
+        # Ordered, so that everybody is cancelled in the order of births, in a replay too.
+        self.tasks: dict[asyncio.Future[Any], bool] = {}
+        self.outstanding: dict[str, asyncio.Future[Any] | None] = {}
+        finished = [
+            record.step_id for record in self.journal.values() if record.finished and has_turn(record.step_id)
+        ]
+        self.turns: Turns = Turns(self.tasks, self.outstanding, finished, self._call_missing)
         self.interrupted: set[str] | None = None
         self.mailboxes: dict[str, Any] | None = None
         self.stopped: bool = False
@@ -110,18 +113,22 @@ class Run:
         self.cause: BaseException | None = None
         self.parked: NondeterminismError | None = None
 
-    def adopt(self, task: "asyncio.Future[Any]") -> None:
-        """Takes in a task that was born in the workflow; it shares the run's fate."""
+    def adopt(self, task: "asyncio.Future[Any]", *, has_turns: bool = True) -> None:
+        """Takes in a task that was born in the workflow; it shares the run's fate. Without turns: one that the
+        library has made, in which no code of the workflow runs.
+        """
         if task.done():
             return
-        self.tasks.add(task)
+        self.tasks[task] = has_turns
         task.add_done_callback(self._task_ended)
+        if has_turns:
+            self.turns.join(task)
         if self.stopped or self.over:
             task.cancel()
 
     def _task_ended(self, task: "asyncio.Future[Any]") -> None:
-        self.tasks.discard(task)
-        self.turns.task_ended()
+        if self.tasks.pop(task, False):
+            self.turns.leave(task)
         if (self.over or self.stopped) and not task.cancelled():
             task.exception()  # of a task that nobody waits for any more: nobody needs to be told
 
@@ -239,6 +246,16 @@ class Run:
         error = mismatch(self, self.journal[step_id], "no such call so far")
         self.stuck = True
         logger.error("a replay waits for a call that the code does not make: %s", error)
+
+
+def item_id(step_id: str, index: int) -> str:
+    """The id of one item's call, of the `each` that has this step id."""
+    return f"{step_id}#{index}"
+
+
+def has_turn(step_id: str) -> bool:
+    """Is this a call whose completion the workflow's code sees at once? Of an item's it hears from a batch."""
+    return "#" not in step_id
 
 
 def mismatch(run: Run, record: JournalRow, found: str) -> NondeterminismError:
