@@ -65,6 +65,7 @@ class Run:
 
     __slots__ = (
         "__weakref__",
+        "_births",
         "cancel_asked",
         "cancelling",
         "cause",
@@ -104,6 +105,7 @@ class Run:
         self.turns: Turns = Turns(self.tasks, self.outstanding, finished, self._call_missing)
         self.interrupted: set[str] | None = None
         self.mailboxes: dict[str, Any] | None = None
+        self._births: int = 0
         self.stopped: bool = False
         self.over: bool = False
         self.cancelling: bool = False
@@ -114,8 +116,8 @@ class Run:
         self.parked: NondeterminismError | None = None
 
     def adopt(self, task: "asyncio.Future[Any]", *, has_turns: bool = True) -> None:
-        """Takes in a task that was born in the workflow; it shares the run's fate. Without turns: one that the
-        library has made, in which no code of the workflow runs.
+        """Takes in a task that was born in the workflow; it shares the run's fate. Without turns: one that
+        the library has made, in which no code of the workflow runs.
         """
         if task.done():
             return
@@ -125,6 +127,11 @@ class Run:
             self.turns.join(task)
         if self.stopped or self.over:
             task.cancel()
+
+    def next_number(self) -> int:
+        """The number of the next task born in this workflow, on whatever branch."""
+        self._births += 1
+        return self._births
 
     def _task_ended(self, task: "asyncio.Future[Any]") -> None:
         if self.tasks.pop(task, False):
@@ -254,7 +261,7 @@ def item_id(step_id: str, index: int) -> str:
 
 
 def has_turn(step_id: str) -> bool:
-    """Is this a call whose completion the workflow's code sees at once? Of an item's it hears from a batch."""
+    """Does the workflow's code see this call's completion? Of an item of `each` it hears from a batch."""
     return "#" not in step_id
 
 

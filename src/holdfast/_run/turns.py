@@ -24,12 +24,13 @@ A workflow with a single branch passes without waiting and without a future.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import Context
 from functools import partial
 from typing import Any
 
 SETTLE = 4
-"""Turns of the loop in which nobody wakes before the workflow counts as at rest: what a task sets off may pass
-through plain futures (those of `gather`, `wait` or a task group) before it reaches another.
+"""Turns of the loop in which nobody wakes before the workflow counts as at rest: what a task sets off may
+pass through plain futures (those of `gather`, `wait` or a task group) before it reaches another.
 """
 MISSING_AFTER = 5.0
 """Seconds at rest, with calls waiting, before it is said that a recorded call is not made."""
@@ -38,8 +39,8 @@ Task = asyncio.Future[Any]
 
 
 class Turns:
-    """The turnstile of one workflow. `tasks` are all of its tasks, by whether they have turns here; `outstanding`
-    are the tasks inside durable calls that are being performed.
+    """The turnstile of one workflow. `tasks` are all of its tasks, by whether they have turns here;
+    `outstanding` are those inside durable calls that are being performed.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class Turns:
         "_busy",
         "_cancelled",
         "_checking",
+        "_expected",
         "_held",
         "_leaving",
         "_missing",
@@ -57,7 +59,6 @@ class Turns:
         "_replayed",
         "_waiting",
         "branches",
-        "expected",
         "outstanding",
         "starting",
         "tasks",
@@ -81,8 +82,7 @@ class Turns:
         self.branches: int = 0
         self.starting: int = 0
         """Tasks that are being made: an eager one runs before it is known."""
-        self.expected: set[str] | None = None
-        """Recorded calls that will be made without the code's doing: timers whose time has not come again."""
+        self._expected: set[str] | None = None
         self._awake: dict[Task, None] | None = None
         self._cancelled: dict[Task, int] | None = None
         self._leaving: set[Task] | None = None
@@ -126,6 +126,11 @@ class Turns:
             self._leaving.discard(task)
             self._wake(task)
             self._check_soon()
+
+    def expect(self, step_id: str) -> None:
+        """A recorded call that will be made without the code's doing: it is not missing."""
+        self._expected = self._expected or set()
+        self._expected.add(step_id)
 
     def when_replayed(self, then: Callable[[], None]) -> None:
         """Calls `then` once everything recorded has gone on and the workflow has come to rest."""
@@ -299,8 +304,9 @@ class Turns:
         """Calls wait, and the recorded call that is next has not been made: perhaps the code no longer makes
         it.
         """
-        expected = self.expected is not None and self._recorded and self._recorded[0] in self.expected
-        if self._recorded and (self._held or self._waiting) and not expected:
+        if not self._recorded or (self._expected and self._recorded[0] in self._expected):
+            return
+        if self._held or self._waiting:
             self._missing_timer = own_timer(MISSING_AFTER, self._missing, self._recorded[0])
 
     def _disarm(self) -> None:
@@ -309,12 +315,9 @@ class Turns:
             self._missing_timer = None
 
 
-def own_timer(seconds: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
-    """A timer of the library's own, made while workflow code may be running: not one of the workflow's, which
-    are recorded.
-    """
-    loop = asyncio.get_running_loop()
-    return type(loop).call_later(loop, seconds, callback, *args)
+def own_timer(seconds: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
+    """A timer of the library's own, made where workflow code may be running, whose timers are recorded."""
+    return Context().run(asyncio.get_running_loop().call_later, seconds, callback, *args)
 
 
 def _future() -> "asyncio.Future[None]":
