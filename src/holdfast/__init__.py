@@ -6,6 +6,7 @@ and `Stream`, from inside, or from anywhere with a `Client`.
 
 from holdfast._api.client import Client
 from holdfast._api.runtime import Runtime
+from holdfast._primitives.each import Each, Outcome, each
 from holdfast._primitives.events import Event, get_event, set_event, watch_event
 from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic, recv, send
@@ -56,6 +57,7 @@ __all__ = [
     "ConfigurationError",
     "Current",
     "DatabaseUnavailable",
+    "Each",
     "Event",
     "Handle",
     "HoldfastError",
@@ -64,6 +66,7 @@ __all__ = [
     "NondeterminismError",
     "NotInWorkflow",
     "NotRunning",
+    "Outcome",
     "PayloadContext",
     "PayloadDecodeError",
     "PayloadError",
@@ -103,6 +106,7 @@ __all__ = [
     "WorkflowStopped",
     "close_stream",
     "current",
+    "each",
     "get_event",
     "now",
     "random",

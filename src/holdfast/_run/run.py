@@ -66,6 +66,7 @@ class Run:
     __slots__ = (
         "__weakref__",
         "_births",
+        "_items",
         "cancel_asked",
         "cancelling",
         "cause",
@@ -106,6 +107,7 @@ class Run:
         self.interrupted: set[str] | None = None
         self.mailboxes: dict[str, Any] | None = None
         self._births: int = 0
+        self._items: dict[str, list[int]] | None = None
         self.stopped: bool = False
         self.over: bool = False
         self.cancelling: bool = False
@@ -248,6 +250,16 @@ class Run:
         for task in tuple(self.tasks):
             if task is not but:
                 task.cancel()
+
+    def recorded_items(self, step_id: str) -> list[int]:
+        """The items of an `each` that have outcomes in the journal, in the order of completion."""
+        if self._items is None:
+            self._items = {}
+            for record in self.journal.values():
+                each_id, _, index = record.step_id.partition("#")
+                if index and record.finished and record.outcome != Code.INTERRUPTED:
+                    self._items.setdefault(each_id, []).append(int(index))
+        return self._items.get(step_id, [])
 
     def _call_missing(self, step_id: str) -> None:
         error = mismatch(self, self.journal[step_id], "no such call so far")
