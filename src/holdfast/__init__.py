@@ -6,6 +6,7 @@ and `Stream`, from inside, or from anywhere with a `Client`.
 
 from holdfast._api.client import Client
 from holdfast._api.runtime import Runtime
+from holdfast._primitives.each import Each, Outcome, each
 from holdfast._primitives.events import Event, get_event, set_event, watch_event
 from holdfast._primitives.generations import continue_as
 from holdfast._primitives.handles import Handle
@@ -72,6 +73,7 @@ __all__ = [
     "ConfigurationError",
     "Current",
     "DatabaseUnavailable",
+    "Each",
     "Event",
     "Handle",
     "HoldfastError",
@@ -81,6 +83,7 @@ __all__ = [
     "NondeterminismError",
     "NotInWorkflow",
     "NotRunning",
+    "Outcome",
     "Page",
     "PayloadCodecError",
     "PayloadContext",
@@ -127,6 +130,7 @@ __all__ = [
     "close_stream",
     "continue_as",
     "current",
+    "each",
     "get_event",
     "now",
     "patched",

@@ -14,6 +14,7 @@ from holdfast._observe import point
 from holdfast._primitives.workflows import Call, Workflow
 from holdfast._run.context import install_births, remove_births
 from holdfast._run.executor import Executor
+from holdfast._run.plain_timers import install_timers, remove_timers
 from holdfast._run.registry import Definition, Registry
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Code, Owner
@@ -75,6 +76,7 @@ class Runtime(Client):
         engine = self.engine
         executor = self._executor = Executor(engine, self._registry, self._name, self._app_version)
         install_births(loop)
+        install_timers(loop)
         try:
             async with asyncio.TaskGroup() as group:
                 machinery = group.create_task(engine.run(started), name="holdfast engine")
@@ -85,6 +87,7 @@ class Runtime(Client):
                 machinery.cancel()
         finally:
             self._executor = None
+            remove_timers(loop)
             remove_births(loop)
 
     @property

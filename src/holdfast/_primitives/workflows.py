@@ -32,6 +32,7 @@ class Call(Wait[R], Generic[R]):
     """A workflow with its arguments: give it to `start` or `run`, or await it in a workflow as a child."""
 
     __slots__ = ("args", "kwargs", "name", "returns", "target")
+    named = False
 
     def __init__(
         self,

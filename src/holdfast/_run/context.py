@@ -11,6 +11,9 @@ Step bodies are outside the workflow's order: tasks that they create belong to t
 Nor do tasks that a library makes for itself around a single await: `asyncio.wait_for` makes one in Python
 3.11 and none in 3.12. Nor those in which the loop closes an async generator that has been left early: when
 that is, depends on the garbage collection. They are outside the workflow: no durable call can be made there.
+
+Tasks hash by the order of their births, not by their address: sets of them (what `asyncio.wait` returns,
+those in which task groups keep their children) then have one order, in a replay too.
 """
 
 import asyncio
@@ -19,7 +22,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from types import CodeType, FrameType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from holdfast._run.run import Run
 from holdfast.errors import NotInWorkflow
@@ -30,18 +33,25 @@ T = TypeVar("T")
 class Branch:
     """One line of calls of a workflow: a task that was born in it, or its function itself."""
 
-    __slots__ = ("births", "calls", "prefix", "run")
+    __slots__ = ("_timers", "births", "calls", "prefix", "run")
 
     def __init__(self, run: Run, prefix: str = "") -> None:
         self.run = run
         self.prefix = prefix
         self.births = 0
         self.calls = 0
+        self._timers = 0
 
     def next_step_id(self) -> str:
         """The id of the next durable call on this branch."""
         self.calls += 1
+        self._timers = 0
         return f"{self.prefix}{self.calls}"
+
+    def next_timer_id(self) -> str:
+        """The id of the next ordinary timer made on this branch: `3~1` is the first after its third call."""
+        self._timers += 1
+        return f"{self.prefix}{self.calls}~{self._timers}"
 
     def born(self) -> "Branch":
         """The branch of the next task created here."""
@@ -89,6 +99,34 @@ def current_scope(verb: str, instead: str) -> Branch | StepScope:
     return found
 
 
+class BornTask(asyncio.Task[T]):
+    """A task of a workflow, known by its number: it hashes alike in a replay."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, coro: Coroutine[Any, Any, T], number: int, **options: Any) -> None:  # noqa: ANN401
+        self._number = number
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+def spawn(
+    run: Run, coroutine: Coroutine[Any, Any, T], name: str, *, has_turns: bool = False
+) -> "asyncio.Task[T]":
+    """Makes a task of the library's own in a workflow: it shares the fate of the run and gives no births."""
+    context = copy_context()
+    context.run(scope.set, None)
+    run.turns.starting += 1
+    try:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name, context=context)
+        run.adopt(task, has_turns=has_turns)
+    finally:
+        run.turns.starting -= 1
+    return task
+
+
 class BirthFactory:
     """The task factory: numbers the tasks of workflows, and leaves the making to the factory that was there
     before.
@@ -107,17 +145,17 @@ class BirthFactory:
         context: Context | None = options.get("context")
         parent = scope.get() if context is None else context.get(scope)
         if not isinstance(parent, Branch):
-            return self._make(loop, coro, options)
+            return self._make(loop, coro, options, None)
         if type(coro) is _CLOSING:
             context = copy_context() if context is None else context.copy()
             context.run(scope.set, None)
-            return self._make(loop, coro, {**options, "context": context})
+            return self._make(loop, coro, {**options, "context": context}, None)
         maker = _library_maker()
-        if maker is _AS_COMPLETED and not isinstance(coro, Lazy):
+        if maker is _AS_COMPLETED and not (isinstance(coro, Lazy) and coro.named):
             coro.close()
             raise NotInWorkflow(
-                "asyncio.as_completed takes coroutines in no particular order, which no replay could repeat; "
-                "give it durable calls, or tasks made with asyncio.create_task"
+                "asyncio.as_completed takes coroutines and calls of workflows in no particular order, "
+                "which no replay could repeat; give it tasks of asyncio.create_task, or use holdfast.each"
             )
         if maker is not _WAIT_FOR:
             context = copy_context() if context is None else context.copy()
@@ -126,7 +164,8 @@ class BirthFactory:
         turns = parent.run.turns
         turns.starting += 1
         try:
-            task = self._make(loop, coro, options)
+            number = None if maker is _WAIT_FOR else parent.run.next_number()
+            task = self._make(loop, coro, options, number)
             parent.run.adopt(task)
         finally:
             turns.starting -= 1
@@ -137,16 +176,32 @@ class BirthFactory:
         loop: asyncio.AbstractEventLoop,
         coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
         options: dict[str, Any],
+        number: int | None,
     ) -> Any:  # noqa: ANN401 - as above
         if self.previous is None:
-            return asyncio.Task(coro, loop=loop, **options)
-        if self._constructor is not None and _made_by_anyio():
-            return self._constructor(coro, loop=loop, **options)
+            return _construct(asyncio.Task, coro, number, loop=loop, **options)
+        if self._constructor is not None:
+            if _made_by_anyio():
+                return _construct(self._constructor, coro, number, loop=loop, **options)
+            if number is not None:
+                options.setdefault("eager_start", True)
+                return _construct(self._constructor, coro, number, loop=loop, **options)
         context: Context | None = options.pop("context", None)
         if context is None:
             return self.previous(loop, coro, **options)
         # Not every factory takes a context; a task copies the one in which it is made.
         return context.run(partial(self.previous, loop, coro, **options))
+
+
+def _construct(
+    constructor: Callable[..., Any],
+    coro: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
+    number: int | None,
+    **options: Any,  # noqa: ANN401 - those of task factories
+) -> Any:  # noqa: ANN401 - a task
+    if number is not None and constructor is asyncio.Task:
+        return BornTask(coro, number, **options)  # type: ignore[arg-type]
+    return constructor(coro, **options)
 
 
 def _constructor_behind(factory: Callable[..., Any] | None) -> Callable[..., Any] | None:
@@ -184,9 +239,12 @@ def _library_maker() -> CodeType | None:
 
 
 class Lazy:
-    """What has its step id already, so that the order of its birth says nothing."""
+    """A durable call, not yet begun. If it is `named`, it has its step id already, so that the order of its
+    birth says nothing.
+    """
 
     __slots__ = ()
+    named: ClassVar[bool] = True
 
 
 async def _generator() -> AsyncGenerator[None, None]:

@@ -21,6 +21,7 @@ from holdfast._run.leases import Lease
 from holdfast._run.registry import Registry
 from holdfast._run.run import Run
 from holdfast._run.settling import Settling
+from holdfast._run.turns import own_timer
 from holdfast._store import workflows
 from holdfast._store.commits import Answer, Code, Continue, Owner
 from holdfast._store.connection import Connection
@@ -197,9 +198,10 @@ class Executor:
         run.adopt(task)
         timer = None
         if remaining is not None:
-            timer = asyncio.get_running_loop().call_later(max(remaining, 0.0), self._time_out, run)
+            timer = own_timer(max(remaining, 0.0), self._time_out, run)
         try:
             ending = await live_out(run, data)
+            scope.set(None)
             if ending is not None:
                 run.close()
                 await self._end(run, ending)
@@ -355,7 +357,7 @@ class Executor:
 
     def limit_cleanup(self, run: Run) -> None:
         """Gives a cancelled run `Settings.cleanup_time` seconds to clean up."""
-        asyncio.get_running_loop().call_later(self.engine.settings.cleanup_time, self._overdue, run)
+        own_timer(self.engine.settings.cleanup_time, self._overdue, run)
 
     def _overdue(self, run: Run) -> None:
         if run.over or run.stopped:

@@ -17,11 +17,12 @@ WorkflowStopped [W11].
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import Token
 from typing import Any, ClassVar, Generic, TypeVar
 
 from holdfast import _clock
-from holdfast._run.context import Branch, Lazy
-from holdfast._run.run import Run, mismatch
+from holdfast._run.context import Branch, Lazy, StepScope, scope
+from holdfast._run.run import Run, has_turn, mismatch
 from holdfast._store.commits import Answer, Claim, Claims, Code, Journaled
 from holdfast._store.steps import JournalRow
 from holdfast.errors import PayloadCodecError, RecordRejected
@@ -129,7 +130,7 @@ def call(branch: Branch, operation: Operation[T]) -> Wait[T]:
 
 
 async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
-    """Replays an operation or performs it; see the module.
+    """Replays an operation or performs it; see the module. The call of an item of `each` waits for no turn.
 
     Raises:
         WorkflowStopped: if the process shuts down or has lost the workflow [W11], or its payload codec fails
@@ -142,7 +143,8 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
             if record is not None:
                 _check_match(run, record, operation)
                 if record.finished:
-                    await _in_turn(run, run.turns.replay(step_id))
+                    if has_turn(step_id):
+                        await _in_turn(run, run.turns.replay(step_id))
                     if record.outcome == Code.INTERRUPTED:
                         await run.interrupt_again()
                     return operation.conclude(run, _answer(record))
@@ -155,18 +157,24 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
 
 
 async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
-    run.outstanding[step_id] = None
+    task = asyncio.current_task()
+    run.outstanding[step_id] = task
+    run.turns.enter(task)
     answer: Answer | None = None
     try:
         if run.turns.replaying:
             await _in_turn(run, run.turns.hold())
         run.check()
+        # Tasks and timers that are made in there are the library's, not the workflow's.
+        here = scope.set(None)
         try:
             answer = await operation.perform(run, step_id)
         except RecordRejected as error:
             answer = await _record_rejection(run, step_id, operation, error)
+        finally:
+            _back_to(here)
         run.settled = True  # a new record: the claim of this workflow has come to something [W13]
-        if run.turns.alone:
+        if run.turns.alone or not has_turn(step_id):
             run.check()
         else:
             await _in_turn(run, run.turns.go_on(step_id))
@@ -181,7 +189,15 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
         raise
     finally:
         del run.outstanding[step_id]
+        run.turns.exit(task)
     return answer
+
+
+def _back_to(here: Token[Branch | StepScope | None]) -> None:
+    try:
+        scope.reset(here)
+    except ValueError:
+        pass  # a coroutine that nobody finished, closed in another context: nothing runs there any more
 
 
 async def _record_interruption(run: Run, step_id: str, operation: Operation[Any]) -> None:

@@ -74,6 +74,8 @@ class Run:
 
     __slots__ = (
         "__weakref__",
+        "_births",
+        "_items",
         "cancel_asked",
         "cancelling",
         "cause",
@@ -122,18 +124,21 @@ class Run:
         self.generation: int = generation
         self.prefix: str = f"{generation}~" if generation else ""
         self.recovering: bool = recovering or bool(self.journal)
-        self.tasks: set[asyncio.Future[Any]] = set()
+        # Ordered, so that everybody is cancelled in the order of births, in a replay too.
+        self.tasks: dict[asyncio.Future[Any], bool] = {}
+        self.outstanding: dict[str, asyncio.Future[Any] | None] = {}
         # Rows with a "#" in their id are beside the order of calls: they are found by their name.
-        calls = [record for record in self.journal.values() if "#" not in record.step_id]
+        calls = [record for record in self.journal.values() if has_turn(record.step_id)]
         finished = [record.step_id for record in calls if record.finished]
-        self.turns: Turns = Turns(self.tasks, finished, self._call_missing)
+        self.turns: Turns = Turns(self.tasks, self.outstanding, finished, self._call_missing)
         self.unmade: set[str] | None = {r.step_id for r in calls if not r.finished} if calls else None
         self.patches: dict[str, bool] | None = None
         self.posted: asyncio.Future[Any] | None = None
         self.settled: bool = False
-        self.outstanding: dict[str, None] = {}
         self.interrupted: set[str] | None = None
         self.mailboxes: dict[str, Any] | None = None
+        self._births: int = 0
+        self._items: dict[str, list[int]] | None = None
         self.stopped: bool = False
         self.over: bool = False
         self.cancelling: bool = False
@@ -143,18 +148,27 @@ class Run:
         self.cause: BaseException | None = None
         self.parked: NondeterminismError | WorkflowStopped | None = None
 
-    def adopt(self, task: "asyncio.Future[Any]") -> None:
-        """Takes in a task that was born in the workflow; it shares the run's fate."""
+    def adopt(self, task: "asyncio.Future[Any]", *, has_turns: bool = True) -> None:
+        """Takes in a task that was born in the workflow; it shares the run's fate. Without turns: one that
+        the library has made, in which no code of the workflow runs.
+        """
         if task.done():
             return
-        self.tasks.add(task)
+        self.tasks[task] = has_turns
         task.add_done_callback(self._task_ended)
+        if has_turns:
+            self.turns.join(task)
         if self.stopped or self.over:
             task.cancel()
 
+    def next_number(self) -> int:
+        """The number of the next task born in this workflow, on whatever branch."""
+        self._births += 1
+        return self._births
+
     def _task_ended(self, task: "asyncio.Future[Any]") -> None:
-        self.tasks.discard(task)
-        self.turns.task_ended()
+        if self.tasks.pop(task, False):
+            self.turns.leave(task)
         if (self.over or self.stopped) and not task.cancelled():
             task.exception()  # of a task that nobody waits for any more: nobody needs to be told
 
@@ -308,10 +322,30 @@ class Run:
             if task is not but:
                 task.cancel()
 
+    def recorded_items(self, step_id: str) -> list[int]:
+        """The items of an `each` that have outcomes in the journal, in the order of completion."""
+        if self._items is None:
+            self._items = {}
+            for record in self.journal.values():
+                each_id, _, index = record.step_id.partition("#")
+                if index and record.finished and record.outcome != Code.INTERRUPTED:
+                    self._items.setdefault(each_id, []).append(int(index))
+        return self._items.get(step_id, [])
+
     def _call_missing(self, step_id: str) -> None:
         error = mismatch(self, self.journal[step_id], "no such call so far")
         self.stuck = True
         logger.error("a replay waits for a call that the code does not make: %s", error)
+
+
+def item_id(step_id: str, index: int) -> str:
+    """The id of one item's call, of the `each` that has this step id."""
+    return f"{step_id}#{index}"
+
+
+def has_turn(step_id: str) -> bool:
+    """Does the workflow's code see this call's completion? Of an item of `each` it hears from a batch."""
+    return "#" not in step_id
 
 
 def mismatch(run: Run, record: JournalRow, found: str) -> NondeterminismError:

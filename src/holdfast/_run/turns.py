@@ -14,27 +14,43 @@ If the recorded call that is next is not made, while others wait, the code has p
 that the workflow waits for outside of durable calls has not happened yet. So it waits on, without effects,
 and says so.
 
-A workflow with a single task passes without waiting and without a future.
+Rest is found without asking every task every time: a task that was seen to wait is left alone until the
+future that it waits for is done. One that has been cancelled inside a durable call is not at rest before it
+has left the call, however long the reply to a record in flight takes: a replay cancels it at once.
+
+A workflow with a single branch passes without waiting and without a future.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import Context
+from functools import partial
 from typing import Any
 
-SETTLE = 3
-"""Turns of the loop at rest before a task that has ended counts as noticed by whoever waits for it."""
+SETTLE = 4
+"""Turns of the loop in which nobody wakes before the workflow counts as at rest: what a task sets off may
+pass through plain futures (those of `gather`, `wait` or a task group) before it reaches another.
+"""
 MISSING_AFTER = 5.0
 """Seconds at rest, with calls waiting, before it is said that a recorded call is not made."""
 
+Task = asyncio.Future[Any]
+
 
 class Turns:
-    """The turnstile of one workflow. `tasks` is the live set of its tasks."""
+    """The turnstile of one workflow. `tasks` are all of its tasks, by whether they have turns here;
+    `outstanding` are those inside durable calls that are being performed.
+    """
 
     __slots__ = (
+        "_awake",
         "_busy",
+        "_cancelled",
         "_checking",
+        "_expected",
         "_held",
+        "_leaving",
         "_missing",
         "_missing_timer",
         "_passing",
@@ -42,28 +58,79 @@ class Turns:
         "_recorded",
         "_replayed",
         "_waiting",
+        "branches",
+        "outstanding",
         "starting",
         "tasks",
     )
 
     def __init__(
-        self, tasks: "set[asyncio.Future[Any]]", recorded: Iterable[str], missing: Callable[[str], None]
+        self,
+        tasks: Mapping[Task, bool],
+        outstanding: Mapping[str, Task | None],
+        recorded: Iterable[str],
+        missing: Callable[[str], None],
     ) -> None:
-        self.tasks: set[asyncio.Future[Any]] = tasks
+        self.tasks: Mapping[Task, bool] = tasks
+        self.outstanding: Mapping[str, Task | None] = outstanding
         # Even an empty deque takes 760 bytes, and most workflows never need one: made when needed.
         found = tuple(recorded)
         self._recorded: deque[str] | None = deque(found) if found else None
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._held: deque[asyncio.Future[None]] | None = None
         self._passing: dict[str, asyncio.Future[None] | None] | None = None
+        self.branches: int = 0
         self.starting: int = 0
         """Tasks that are being made: an eager one runs before it is known."""
+        self._expected: set[str] | None = None
+        self._awake: dict[Task, None] | None = None
+        self._cancelled: dict[Task, int] | None = None
+        self._leaving: set[Task] | None = None
         self._busy = False
         self._checking = False
         self._quiet = 0
         self._missing = missing
         self._missing_timer: asyncio.TimerHandle | None = None
         self._replayed: list[Callable[[], None]] | None = None
+
+    def join(self, task: Task) -> None:
+        """A task of the workflow's code: it moves, and nothing goes on before it rests."""
+        self.branches += 1
+        if self.branches > 1:
+            self._wake(task)
+            self._busy = True
+            self._check_soon()
+
+    def leave(self, task: Task) -> None:
+        """A task has ended: whoever waits for it needs some turns of the loop to notice."""
+        self.branches -= 1
+        if self._awake is not None:
+            self._awake.pop(task, None)
+        if self._cancelled is not None:
+            self._cancelled.pop(task, None)
+        if self.branches:
+            self._busy = True
+            self._quiet = 0
+            self._check_soon()
+
+    def enter(self, task: Task | None) -> None:
+        """A durable call begins. If its task has been cancelled before, that cancellation is past."""
+        if isinstance(task, asyncio.Task) and (cancelled := task.cancelling()):
+            if self._cancelled is None:
+                self._cancelled = {}
+            self._cancelled[task] = cancelled
+
+    def exit(self, task: Task | None) -> None:
+        """A durable call is left; if others waited for a cancelled one to be left, they look again."""
+        if self._leaving and task in self._leaving:
+            self._leaving.discard(task)
+            self._wake(task)
+            self._check_soon()
+
+    def expect(self, step_id: str) -> None:
+        """A recorded call that will be made without the code's doing: it is not missing."""
+        self._expected = self._expected or set()
+        self._expected.add(step_id)
 
     def when_replayed(self, then: Callable[[], None]) -> None:
         """Calls `then` once everything recorded has gone on and the workflow has come to rest."""
@@ -72,13 +139,13 @@ class Turns:
 
     @property
     def alone(self) -> bool:
-        """Is there a single task, which never waits here?"""
-        return len(self.tasks) == 1 and not self.starting and not self._passing
+        """Is there a single branch, which never waits here?"""
+        return self.branches == 1 and not self.starting and not self._passing
 
     @property
     def quiet(self) -> bool:
         """Has the workflow begun and come to rest: does every branch wait for something outside of it?"""
-        return bool(self.tasks) and not self._checking and at_rest(self.tasks)
+        return bool(self.tasks) and not self._checking and all(map(_rests, self._everybody()))
 
     @property
     def replaying(self) -> bool:
@@ -94,7 +161,7 @@ class Turns:
         """A recorded call waits for its turn: the order in which calls completed."""
         if self.alone and not self._busy and self._recorded and self._recorded[0] == step_id:
             self._recorded.popleft()
-            if self._replayed is not None:
+            if self._replayed is not None or self._held:
                 self._check_soon()
             return
         future = self._waiting[step_id] = _future()
@@ -130,7 +197,7 @@ class Turns:
         """A completed call goes on when what the one before it has set off has come to rest."""
         if self.alone:
             return
-        if not self._busy and (not self._passing or next(iter(self._passing)) == step_id):
+        if self._is_free(step_id):
             self.forget(step_id)
             self._busy = True
             self._check_soon()
@@ -146,10 +213,6 @@ class Turns:
         if self._passing is not None and self._passing.pop(step_id, self) is not self:
             self._check_soon()
 
-    def task_ended(self) -> None:
-        """A task of the workflow has ended: whoever waits for it needs some turns of the loop to notice."""
-        self._quiet = -SETTLE
-
     def close(self) -> None:
         """The workflow is over: nothing waits here any more."""
         self._recorded = None
@@ -157,24 +220,63 @@ class Turns:
         for future in (*self._waiting.values(), *(self._held or ()), *(self._passing or {}).values()):
             if future is not None:
                 future.cancel()
-        self._passing = None
+        self._passing = self._awake = self._cancelled = self._leaving = None
+
+    def _is_free(self, step_id: str) -> bool:
+        """May this call go on at once: is nobody awake but its own task, and nobody before it?"""
+        if self._busy or (self._passing and next(iter(self._passing)) != step_id):
+            return False
+        awake = self._awake
+        return not awake or (len(awake) == 1 and asyncio.current_task() in awake)
 
     def _check_soon(self) -> None:
         if not self._checking:
             self._checking = True
-            self._quiet = min(self._quiet, 0)
+            self._quiet = 0
             asyncio.get_running_loop().call_soon(self._check)
 
     def _check(self) -> None:
         """Runs once in every turn of the loop until the workflow is at rest; then lets the next go on."""
-        self._quiet = self._quiet + 1 if at_rest(self.tasks) else min(self._quiet, 0)
-        if self._quiet <= 0:
+        self._quiet = self._quiet + 1 if self._at_rest() else 0
+        if self._quiet < SETTLE:
             asyncio.get_running_loop().call_soon(self._check)
             return
-        self._busy = self._checking = False
+        self._checking = False
+        if self._leaving:
+            return
+        self._busy = False
         if self._release():
             self._busy = True
             self._check_soon()
+
+    def _at_rest(self) -> bool:
+        """Has nobody woken since the last look, and does everybody wait for what has not happened yet?"""
+        awake = self._awake if self._awake is not None else self._everybody()
+        self._awake = {}
+        inside: set[Task | None] | None = None
+        for task in awake:
+            # asyncio's tasks, in C as in Python, keep here what they wait for; there is no public way to ask.
+            waits_for = getattr(task, "_fut_waiter", None)
+            if waits_for is None or waits_for.done():
+                self._awake[task] = None
+                continue
+            waits_for.add_done_callback(partial(self._wake, task))
+            if isinstance(task, asyncio.Task) and task.cancelling():
+                inside = set(self.outstanding.values()) if inside is None else inside
+                if task in inside and task.cancelling() > (self._cancelled or {}).get(task, 0):
+                    self._leaving = self._leaving or set()
+                    self._leaving.add(task)
+        return not awake
+
+    def _everybody(self) -> dict[Task, None]:
+        return dict.fromkeys(task for task, has_turns in self.tasks.items() if has_turns)
+
+    def _wake(self, task: Task, _: object = None) -> None:
+        """What a task waited for is done."""
+        if self._awake is None:
+            self._awake = self._everybody()
+        if not task.done():
+            self._awake[task] = None
 
     def _release(self) -> bool:
         """Lets the next call go on; False if there is none that could."""
@@ -208,9 +310,10 @@ class Turns:
         """Calls wait, and the recorded call that is next has not been made: perhaps the code no longer makes
         it.
         """
-        if self._recorded and (self._held or self._waiting):
-            loop = asyncio.get_running_loop()
-            self._missing_timer = loop.call_later(MISSING_AFTER, self._missing, self._recorded[0])
+        if not self._recorded or (self._expected and self._recorded[0] in self._expected):
+            return
+        if self._held or self._waiting:
+            self._missing_timer = own_timer(MISSING_AFTER, self._missing, self._recorded[0])
 
     def _disarm(self) -> None:
         if self._missing_timer is not None:
@@ -218,14 +321,15 @@ class Turns:
             self._missing_timer = None
 
 
-def at_rest(tasks: "Iterable[asyncio.Future[Any]]") -> bool:
-    """Does every task wait for something that has not happened yet?"""
-    for task in tasks:
-        # asyncio's tasks, in C as in Python, keep here what they wait for; there is no public way to ask.
-        waits_for = getattr(task, "_fut_waiter", None)
-        if waits_for is None or waits_for.done():
-            return False
-    return True
+def _rests(task: Task) -> bool:
+    """Does it wait for something that has not happened yet?"""
+    waits_for = getattr(task, "_fut_waiter", None)
+    return waits_for is not None and not waits_for.done()
+
+
+def own_timer(seconds: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
+    """A timer of the library's own, made where workflow code may be running, whose timers are recorded."""
+    return Context().run(asyncio.get_running_loop().call_later, seconds, callback, *args)
 
 
 def _future() -> "asyncio.Future[None]":

@@ -1,0 +1,5 @@
+"""Signals of runtimes."""
+
+from tests.runtime.conftest import signals
+
+__all__ = ["signals"]
