@@ -13,7 +13,7 @@ from holdfast import _observe
 from holdfast._store.connection import Connection
 from holdfast.testing.clock import DatabaseClock
 from holdfast.testing.faults import Proxy
-from tests.processes import Points, Processes, Waits, settled
+from tests.processes import Points, Processes, Waits, connect, settled
 from tests.runtime.witness import PATIENCE, Signals, journal, quick, state, until
 
 inbox = hf.Topic[int]("in")
@@ -53,7 +53,7 @@ async def test_a_thousand_executions_lose_no_message_and_take_none_twice(
 ) -> None:
     rt = await processes.runtime(relay, settings=quick())
     handle = await rt.start(relay(0, 999), id="one")
-    result = asyncio.create_task(handle.result(60))
+    result = asyncio.create_task(handle.result(240))
     for number in range(0, 1000, 50):
         await asyncio.gather(*(handle.send(inbox, n) for n in range(number, number + 50)))
     assert await result == 999
@@ -278,20 +278,33 @@ async def test_it_is_refused_where_it_could_not_end_the_execution(processes: Pro
         hf.continue_as(resting())
 
 
-async def test_w10_asked_to_end_before_the_commit_lands_it_ends_and_keeps_its_journal(
+async def test_w10_asked_to_end_while_the_commit_lands_it_ends_and_keeps_its_journal(
     processes: Processes, dsn: str, waits: Waits, database: Connection, signals: Signals
 ) -> None:
     rt = await processes.runtime(relay, settings=quick())
     handle = await rt.start(relay(0, 5), id="one")
     await waits.on("message", "one", "in")
-    # As another process's request looks that the listener has not yet heard of.
-    await database.execute("update holdfast.workflows set cancelling = true")
-    await handle.send(inbox, 1)
+    async with database.transaction():
+        await database.execute("update holdfast.workflows set cancelling = true")
+        await handle.send(inbox, 1)
+        await until(lambda: _blocked(dsn), "the commit waiting for the request to end")
     with pytest.raises(hf.WorkflowCancelled):
         await handle.result(PATIENCE)
     await signals.heard("workflow.finished", workflow_id="one", status=hf.Status.CANCELLED)
     assert len(await journal(database, "one")) == 3
     assert await database.fetchval("select generation from holdfast.workflows") == 0
+
+
+async def _blocked(dsn: str) -> bool:
+    connection = await connect(dsn)
+    query = (
+        "select exists (select from pg_stat_activity where datname = current_database() "
+        "and wait_event_type = 'Lock' and query like '%commit_batch%')"
+    )
+    try:
+        return bool(await connection.fetchval(query))
+    finally:
+        await connection.close()
 
 
 async def test_w10_in_the_clean_up_of_a_cancelled_workflow_it_changes_nothing(
