@@ -14,7 +14,7 @@ from uuid import UUID
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast import errors
@@ -442,6 +442,7 @@ def test_k3_what_says_that_a_process_cannot_read_is_never_rebuilt() -> None:
     assert back.type_name == "holdfast.errors.PayloadCodecError"
 
 
+@settings(deadline=None)
 @given(
     data=st.recursive(
         st.none() | st.integers() | st.text() | st.sampled_from(["ValueError", "ExceptionGroup", "OSError"]),

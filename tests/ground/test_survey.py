@@ -13,7 +13,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast._codec import Codec
@@ -262,6 +262,7 @@ ANYTHING = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(value=ANYTHING)
 def test_k2_whatever_is_given_is_stored_or_refused(value: object) -> None:
     try:
@@ -287,6 +288,7 @@ SCRAPS = st.sampled_from(
 ).map(lambda each: bytes([each]))
 
 
+@settings(deadline=None)
 @given(
     data=st.binary()
     | st.lists(SCRAPS).map(b"".join)

@@ -19,7 +19,7 @@ from tests.values.sealed import GO, Seal, letters, lines, news, story
 @pytest.fixture
 def secret() -> str:
     """Text that occurs nowhere else."""
-    return secrets.token_hex(8)
+    return f"no name, {secrets.token_hex(8)}"  # a key that could be a name is shown in paths
 
 
 @pytest.mark.parametrize("codec", [None, Seal()], ids=["plain", "sealed"])

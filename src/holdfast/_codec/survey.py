@@ -128,6 +128,8 @@ def _check_keys(value: dict[Any, Any]) -> None:
 
 def _as_text(key: object) -> object:
     """What a key is in JSON; itself if it cannot be a key, which is said elsewhere."""
+    if isinstance(key, Enum):
+        key = key.value
     try:
         return msgspec.json.encode({key: None})
     except Exception:  # lone surrogates, classes of which only the encoder's hook knows
