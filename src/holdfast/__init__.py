@@ -9,8 +9,10 @@ from holdfast._api.runtime import Runtime
 from holdfast._primitives.events import Event, get_event, set_event, watch_event
 from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic, recv, send
+from holdfast._primitives.select import first, first_of
 from holdfast._primitives.steps import Step, step
 from holdfast._primitives.streams import Reader, Stream, close_stream, read_stream, write_stream
+from holdfast._primitives.timeouts import timeout
 from holdfast._primitives.timers import now, random, sleep, sleep_until, uuid
 from holdfast._primitives.transactions import Transaction, transaction
 from holdfast._primitives.workflows import Call, Current, Workflow, WorkflowRef, current, start, workflow
@@ -103,6 +105,8 @@ __all__ = [
     "WorkflowStopped",
     "close_stream",
     "current",
+    "first",
+    "first_of",
     "get_event",
     "now",
     "random",
@@ -114,6 +118,7 @@ __all__ = [
     "sleep_until",
     "start",
     "step",
+    "timeout",
     "transaction",
     "uuid",
     "watch_event",

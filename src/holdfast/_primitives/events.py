@@ -17,6 +17,7 @@ from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Claim, Code, SetEvent
 from holdfast._store.events import list_events
 from holdfast._store.looks import EventLook, EventNews
+from holdfast._store.picks import Alternative
 from holdfast.config import seconds_of
 from holdfast.errors import NotInWorkflow, WaitTimeout, WorkflowFinished
 from holdfast.types import MISSING
@@ -191,6 +192,15 @@ class GetEvent(Operation[Any]):
         self.timeout = timeout
         self.default = default
         self.type = type
+
+    def alternative(self, run: Run, step_id: str) -> Alternative:
+        return Alternative(
+            kind=self.kind,
+            names=(self.name,),
+            target=self.target,
+            timeout=self.timeout,
+            keys=_keys_of(self.target, self.name),
+        )
 
     async def perform(self, run: Run, step_id: str) -> Answer:
         claimed = Claim(

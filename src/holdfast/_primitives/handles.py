@@ -21,6 +21,7 @@ from holdfast._run.run import Run
 from holdfast._store import workflows
 from holdfast._store.commits import Answer, Claim, Code
 from holdfast._store.looks import Ended, ResultLook
+from holdfast._store.picks import Alternative
 from holdfast._store.workflows import WorkflowRow
 from holdfast.config import seconds_of
 from holdfast.errors import (
@@ -158,6 +159,10 @@ class AwaitResult(Operation[Any]):
         self.target = target
         self.type = type
         self.timeout = timeout
+
+    def alternative(self, run: Run, step_id: str) -> Alternative:
+        keys = (_keys.wake_key("end", self.target),)
+        return Alternative(kind=self.kind, target=self.target, timeout=self.timeout, keys=keys)
 
     async def perform(self, run: Run, step_id: str) -> Answer:
         claimed = Claim(step_id=step_id, kind=self.kind, target=self.target, timeout=self.timeout)

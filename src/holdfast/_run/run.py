@@ -73,7 +73,7 @@ class Run:
         "interrupted",
         "interrupted_again",
         "journal",
-        "mailboxes",
+        "mailroom",
         "outstanding",
         "over",
         "owner",
@@ -100,7 +100,7 @@ class Run:
         self.turns: Turns = Turns(self.tasks, finished, self._call_missing)
         self.outstanding: dict[str, None] = {}
         self.interrupted: set[str] | None = None
-        self.mailboxes: dict[str, Any] | None = None
+        self.mailroom: Any = None
         self.stopped: bool = False
         self.over: bool = False
         self.cancelling: bool = False
