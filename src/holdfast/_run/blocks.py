@@ -102,7 +102,8 @@ class Block:
             claimed = Claim(step_id=self.step_id, kind=KIND, timeout=left)
             (answer,) = await self.run.commit(Claims(owner=self.run.owner, claims=(claimed,)))
             assert answer.amount is not None, "a deadline is a moment"
-            self.due = _clock.monotonic() + answer.amount
+            if self.due is None:
+                self.due = _clock.monotonic() + answer.amount
             self.recorded = True
 
 
