@@ -1,4 +1,4 @@
-"""recv on several topics, and how it, firsts and plain recvs keep out of each other's way [M4, M5, M7, M8]."""
+"""recv on several topics; how it, firsts and plain recvs keep out of each other's way [M4, M5, M7, M8]."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ async def test_n5_woken_by_any_of_its_topics(
     idle = rt.statistics().waiters.waiting
     client = await processes.client()
     to = await rt.start(inbox(2), id="to")
-    for number, (topic, value) in enumerate(((REFUSED, Refused("no")), (PAID, Paid(5))), 1):
+    sent: list[tuple[hf.Topic[Any], Any]] = [(REFUSED, Refused("no")), (PAID, Paid(5))]
+    for number, (topic, value) in enumerate(sent, 1):
         await waits.on("message", "to", "paid", times=number)
         await waits.on("message", "to", "refused", times=number)
         if bells == "lost":

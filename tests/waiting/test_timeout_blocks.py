@@ -560,7 +560,7 @@ async def test_no_waiter_is_left(processes: Processes) -> None:
 
 
 async def test_its_place_and_its_argument_are_checked(processes: Processes) -> None:
-    with pytest.raises(hf.NotInWorkflow, match="asyncio.timeout"):
+    with pytest.raises(hf.NotInWorkflow, match=r"asyncio\.timeout"):
         async with hf.timeout(1):
             pass
     for seconds in (-1, float("nan")):
