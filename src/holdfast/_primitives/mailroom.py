@@ -90,7 +90,7 @@ class Place:
         goes on [M8].
         """
         try:
-            return await wait(self.room.run, self.keys, look or self.look, lambda: self.due)
+            return await wait(self.room.run, self.keys, look or self.look, self._ends)
         except asyncio.CancelledError:
             await self._leave_look()
             await self._give_back()
@@ -102,6 +102,9 @@ class Place:
             if self.answer is None:
                 raise
             return self.answer  # somebody else's look has served it at the last moment
+
+    def _ends(self) -> float | None:
+        return self.due
 
     async def look(self) -> Answer | None:
         """Has this call been served, now that the mailroom has looked?"""

@@ -20,10 +20,10 @@ WorkflowStopped [W11].
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from holdfast import _clock
-from holdfast._run.blocks import DeadlinePassed, current_block, expire
+from holdfast._run.blocks import Block, DeadlinePassed, current_block, expire
 from holdfast._run.context import Branch, Lazy
 from holdfast._run.run import Run, mismatch
 from holdfast._store.commits import Answer, Claim, Claims, Code, Journaled
@@ -309,23 +309,28 @@ async def claim(run: Run, claimed: Claim, keys: tuple[str, ...]) -> Answer:
     return await wait(run, keys, look, lambda: due)
 
 
-async def wait(
-    run: Run,
-    keys: Sequence[str],
-    look: Callable[[], Awaitable[Answer | None]],
-    due: Callable[[], float | None],
-) -> Answer:
+Look = Callable[[], Awaitable[Answer | None]]
+
+
+def wait(
+    run: Run, keys: Sequence[str], look: Look, due: Callable[[], float | None]
+) -> Coroutine[Any, Any, Answer]:
     """Waits until a look has an answer. `due`: when to look again without being woken.
 
     Raises:
         DeadlinePassed: if the deadline of a block passed before there was one.
     """
-    waiters, block = run.executor.waiters, current_block(run)
+    # Ten thousand workflows may wait here: without a block there is no frame of this room's between.
+    block = current_block(run)
     if block is None:
-        answer = await waiters.until(keys, look, deadline=due)
-        assert answer is not None, "the database decides when a durable wait is over"
-        return answer
+        # It always has an answer: the database decides when such a wait is over.
+        return cast("Coroutine[Any, Any, Answer]", run.executor.waiters.until(keys, look, deadline=due))
+    return _wait_inside(block, keys, look, due)
 
+
+async def _wait_inside(
+    block: Block, keys: Sequence[str], look: Look, due: Callable[[], float | None]
+) -> Answer:
     async def look_inside() -> Answer | None:
         found = await look()
         if found is None:
@@ -336,7 +341,7 @@ async def wait(
         own, first = due(), block.first_due
         return first if own is None else own if first is None else min(own, first)
 
-    answer = await waiters.until(keys, look_inside, deadline=end)
+    answer = await block.run.executor.waiters.until(keys, look_inside, deadline=end)
     if answer is None:
         raise DeadlinePassed(block)
     return answer
