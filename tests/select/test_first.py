@@ -705,7 +705,7 @@ async def test_what_does_not_wait_is_refused_with_a_remedy(processes: Processes)
     async def refused() -> list[str]:
         said: list[str] = []
         calls: list[Callable[[], Any]] = [
-            lambda: hf.first(),
+            lambda: hf.first(),  # type: ignore[call-overload]
             lambda: hf.first(hf.send("x", 1)),
             lambda: hf.first(URL.set("x")),
             lambda: hf.first(hf.write_stream("s", 1)),

@@ -22,7 +22,19 @@ async def checkout(order: int) -> str:
     await tokens.write(1, "two")  # error: arg-type
     text: str = await payments.recv()  # error: assignment
     number: int = await payments.recv(timeout=1, default=None)  # error: arg-type
+    await select()
     return url + text + str(number)
+
+
+async def select() -> None:
+    hf.first(3)  # error: call-overload
+    hf.first(payments.recv(), 3)  # error: call-overload
+    hf.first(payments.recv(), timeout="soon")  # error: call-overload
+    hf.first_of(payments.recv())  # error: call-overload
+    index, value = await hf.first(payments.recv(), timeout=1)  # error: misc
+    wrong: tuple[int, str] = await hf.first(payments.recv())  # error: arg-type
+    async with hf.timeout("soon"):  # error: arg-type
+        print(index, value, wrong)
 
 
 @hf.workflow  # error: arg-type

@@ -120,9 +120,22 @@ def first(
     | None
 ]: ...
 @overload
-def first(*waits: Of[T], timeout: None = None) -> Wait[tuple[int, T]]: ...
+def first(
+    a: Of[T],
+    b: Of[T],
+    c: Of[T],
+    d: Of[T],
+    e: Of[T],
+    f: Of[T],
+    g: Of[T],
+    /,
+    *more: Of[T],
+    timeout: None = None,
+) -> Wait[tuple[int, T]]: ...
 @overload
-def first(*waits: Of[T], timeout: Seconds) -> Wait[tuple[int, T] | None]: ...
+def first(
+    a: Of[T], b: Of[T], c: Of[T], d: Of[T], e: Of[T], f: Of[T], g: Of[T], /, *more: Of[T], timeout: Seconds
+) -> Wait[tuple[int, T] | None]: ...
 def first(*waits: Of[Any], timeout: Seconds = None) -> Wait[Any]:
     """Waits for the first of several durable calls to finish: its index and its value. Only in a workflow.
 
