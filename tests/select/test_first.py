@@ -647,6 +647,111 @@ async def test_m8_what_a_first_gives_back_goes_to_the_next_that_waits(
     assert await within(5, to.result()) == ["CancelledError", "kept"]
 
 
+@hf.step
+async def stubborn() -> None:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        RAN.append("asked to end")
+        await RELEASE["stubborn"].wait()
+
+
+RELEASE: dict[str, asyncio.Event] = {}
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_m8_a_losing_step_is_waited_for_and_cancelling_meanwhile_gives_the_message_back(
+    processes: Processes, waits: Waits, cancelled: bool
+) -> None:
+    @hf.workflow
+    async def one() -> list[Any]:
+        task = TASKS["one"] = asyncio.create_task(hf.first(ANSWERS.recv(), stubborn()))
+        try:
+            return list(await task)
+        except asyncio.CancelledError:
+            return ["cancelled", await ANSWERS.recv(timeout=0, default="nothing")]
+
+    RELEASE["stubborn"] = asyncio.Event()
+    rt = await processes.runtime(one)
+    to = await rt.start(one(), id="one")
+    await until(lambda: _ready_to_lose(to.id, waits), "the body runs")
+    await to.send(ANSWERS, "kept")
+    await until(lambda: _ran("asked to end"), "the body is asked to end")
+    assert not TASKS["one"].done()
+    if cancelled:
+        TASKS["one"].cancel()
+    RELEASE["stubborn"].set()
+    assert await within(5, to.result()) == (["cancelled", "kept"] if cancelled else [0, "kept"])
+
+
+async def _ready_to_lose(workflow_id: str, waits: Waits) -> bool:
+    return waits.times("message", workflow_id, "answers") > 0
+
+
+@hf.workflow
+async def crossroads(topics: int) -> list[Any]:
+    said: list[Any] = []
+
+    async def branch(number: int) -> None:
+        for _ in range(3):
+            index, value = await hf.first(
+                hf.recv(f"{number}"), hf.recv([f"{number + 1}", f"{number + 2}"]), work(str(number))
+            )
+            said.append([number, index, value])
+            if index == 2:
+                await hf.first(hf.recv(f"{number}"), hf.sleep(0.002))
+        async with hf.timeout(0.005 * number):
+            try:
+                await hf.recv("never")
+            finally:
+                said.append([number, "late"])
+
+    done = await asyncio.gather(*(branch(number) for number in range(topics)), return_exceptions=True)
+    said.append([type(one).__name__ for one in done])
+    await hf.recv("end")
+    return said
+
+
+async def test_w4a_branches_go_on_in_the_same_order_in_a_replay(
+    processes: Processes, waits: Waits, database: Connection
+) -> None:
+    """What was said, in which order, is the same when nothing is done any more but replaying."""
+    rt = await processes.runtime(crossroads)
+    handles = [await rt.start(crossroads(4), id=f"w{number}") for number in range(4)]
+    sent = 0
+    for handle in handles:
+        for topic in range(6):
+            await handle.send(str(topic), sent := sent + 1)
+    for handle in handles:
+        await waits.on("message", handle.id, "end")
+    before = await rows(database, "steps", "messages")
+    ran = len(RAN)
+    waits.forget()
+    await processes.leave(rt)
+    rt = await processes.runtime(crossroads)
+    for handle in handles:
+        await waits.on("message", handle.id, "end")
+    assert await rows(database, "steps", "messages") == before
+    assert len(RAN) == ran
+    for handle in handles:
+        run = rt.executor.runs[handle.id]
+        assert run.turns.unreplayed is None
+        await rt.send(handle.id, None, "end")
+        said = await within(PATIENCE, rt.handle(crossroads, handle.id).result())
+        assert said[-1] == ["WaitTimeout"] * 4
+        # A step id of a branch is "<branch>.<call>": the firsts in the order in which they were recorded.
+        recorded = [
+            (int(row["step_id"].split(".")[0]) - 1, row["choice"])
+            for row in await database.fetch(
+                "select step_id, choice from holdfast.steps where workflow_id = $1 and kind = 'first' "
+                "and name like '%step%' order by seq",
+                handle.id,
+            )
+        ]
+        told = [(number, index) for number, index, *_ in said[:-1] if index != "late"]
+        assert [(number, min(choice, 2) if choice < 2 else choice - 1) for number, choice in recorded] == told
+
+
 async def test_w10_cancelling_the_workflow_interrupts_a_first(
     processes: Processes, database: Connection, waits: Waits
 ) -> None:

@@ -119,6 +119,7 @@ def first(
     | tuple[Literal[5], F]
     | None
 ]: ...
+# Seven at least: else a type checker would be in doubt, and infer Any, where an argument has an Any in it.
 @overload
 def first(
     a: Of[T],
@@ -226,7 +227,7 @@ class First(Operation[Any]):
         self.name = " | ".join(f"{part.kind} {quote(part.name).decode()}" for _, part in parts)
 
     def waits(self, run: Run, step_id: str) -> bool:
-        return True
+        return step_id in run.journal or not any(isinstance(part, RunChild) for _, part in self.parts)
 
     def prepare(self, run: Run, step_id: str) -> None:
         for part_id, part in self.parts:
