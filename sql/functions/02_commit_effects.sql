@@ -197,7 +197,7 @@ begin
 end
 $$;
 
--- Gives back what recvs took whose callers were cancelled while the reply was on its way [M8].
+-- Gives back what calls took whose callers were cancelled while the reply was on its way [M8].
 create or replace function holdfast.commit_undos(owned text[], runs integer[], steps text[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
@@ -207,6 +207,6 @@ begin
     where m.workflow_id = owned[u.run] and m.consumed_by = u.step;
     delete from holdfast.steps s
     using unnest(runs, steps) as u (run, step)
-    where s.workflow_id = owned[u.run] and s.step_id = u.step and s.kind = 'recv';
+    where s.workflow_id = owned[u.run] and s.step_id = u.step and s.kind in ('recv', 'first');
 end
 $$;

@@ -7,6 +7,7 @@
 -- what was given: 2 interrupted [W10] or 13 expired, over whatever was recorded (the caller never saw it), or
 -- 10: wait, amount = the seconds left or NULL for ever. Of a message, note = the request that it makes; of an event, the
 -- workflow for which its value was encoded, which is not its own where that is a fork.
+-- A `timeout` is the deadline of a block: it is only kept, and its answer is always 10.
 -- The k-th waiting recv of a mailbox gets the k-th message, in the order of the calls [M7]; a claim whose row is complete
 -- is answered from the row, so that a repeated batch takes no second message.
 create or replace function holdfast.commit_claims(
@@ -67,7 +68,7 @@ begin
             on a.kind in ('read_stream', 'watch_event') and not a.already and a.given is null),
     decided as materialized (
         select f.*, case when f.already then f.recorded else coalesce(f.outcome,
-            (case when f.due <= f.moment then case when f.kind in ('sleep', 'sleep_until') then 0 else 3 end end)::smallint)
+            (case when f.due <= f.moment and f.kind <> 'timeout' then case when f.kind in ('sleep', 'sleep_until') then 0 else 3 end end)::smallint)
             end as code
         from found f),
     taken as (

@@ -17,7 +17,7 @@ $$
 begin
     return (
         select string_agg(
-holdfast.framed(t."offset", t.attempt, t.origin, t.payload), ''::bytea
+            holdfast.framed(t."offset", t.attempt, t.origin, t.payload), ''::bytea
             order by t."offset")
         from (
             select b."offset", b.payload, b.origin, b.attempt, sum(octet_length(b.payload)) over (

@@ -20,8 +20,11 @@ create or replace function holdfast.commit_batch(
     undo_place integer[], undo_run integer[], undo_step text[],
     claim_place integer[], claim_run integer[], claim_step text[], claim_kind text[], claim_name text[], claim_target text[],
     claim_timeout double precision[], claim_given smallint[], claim_choice smallint[], claim_after bigint[],
+    pick_place integer[], pick_run integer[], pick_step text[], pick_kind text[], pick_name text[],
+    pick_timeout double precision[], pick_wanted text[],
+    pick_given smallint[], pick_code smallint[], pick_output bytea[], pick_attempts smallint[],
     end_place integer[], end_run integer[], end_status smallint[], end_output bytea[], end_name text[], end_input bytea[]
-) returns table (place integer, code smallint, payload bytea, note text, amount double precision)
+) returns table (place integer, code smallint, payload bytea, note text, amount double precision, choice smallint)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -47,14 +50,14 @@ begin
     if cardinality(run_id) > 0 then
         owned := holdfast.owned_runs(me, alive, run_id, run_epoch);
         return query
-        select -lost.place::integer, 12::smallint, null::bytea, null::text, null::double precision
+        select -lost.place::integer, 12::smallint, null::bytea, null::text, null::double precision, null::smallint
         from unnest(owned) with ordinality as lost (id, place) where lost.id is null;
     end if;
     if again then
         done := holdfast.committed_places(owned, call_place, call_run, call_step, send_place, send_to, send_token,
             set_place, set_run, set_key, set_token, write_place, write_run, write_key, write_token);
         return query
-        select r.place, s.outcome, s.output, null::text, null::double precision
+        select r.place, s.outcome, s.output, null::text, null::double precision, null::smallint
         from unnest(call_place, call_run, call_step) as r (place, run, step)
         cross join lateral (
             select s.outcome, s.output from holdfast.steps s
@@ -78,7 +81,7 @@ begin
         if again then
             -- Who is to run it: only who created it, as long as it is as it was created.
             return query
-            select s.place, 11::smallint, null::bytea, null::text, null::double precision
+            select s.place, 11::smallint, null::bytea, null::text, null::double precision, null::smallint
             from unnest(start_place, start_run, start_step, start_id, start_token, start_here)
                 as s (place, run, step, id, token, here)
             cross join lateral (
@@ -121,10 +124,17 @@ begin
     end if;
     if cardinality(claim_place) > 0 then
         return query
-        select c.r_place, c.r_code, c.r_payload, c.r_note, c.r_amount
+        select c.r_place, c.r_code, c.r_payload, c.r_note, c.r_amount, null::smallint
         from holdfast.commit_claims(
             base, owned, claim_place, claim_run, claim_step, claim_kind, claim_name, claim_target, claim_timeout,
             claim_given, claim_choice, claim_after) c;
+    end if;
+    if cardinality(pick_place) > 0 then
+        return query
+        select p.r_place, p.r_code, p.r_payload, p.r_note, p.r_amount, p.r_choice
+        from holdfast.commit_picks(
+            base, owned, pick_place, pick_run, pick_step, pick_kind, pick_name, pick_timeout, pick_wanted,
+            pick_given, pick_code, pick_output, pick_attempts) p;
     end if;
     if cardinality(call_place) > 0 then
         insert into holdfast.steps (workflow_id, step_id, seq, kind, name, target, outcome, attempts, output,
@@ -139,7 +149,7 @@ begin
     end if;
     if cardinality(end_place) > 0 then
         return query
-        select e.r_place, e.r_code, null::bytea, null::text, null::double precision
+        select e.r_place, e.r_code, null::bytea, null::text, null::double precision, null::smallint
         from holdfast.commit_ends(owned, channel, end_place, end_run, end_status, end_output, end_name, end_input) e;
     end if;
     perform pg_notify(channel, bell) from unnest(bells) as bell;

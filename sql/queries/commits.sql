@@ -1,6 +1,6 @@
 -- name: batch
 -- Commits all that has gathered in a lane.
-select place, code, payload, note, amount from holdfast.commit_batch(
+select place, code, payload, note, amount, choice from holdfast.commit_batch(
     $1, $2, $3, $4, $5, $6, $7, $8,
     $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
     $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30,
@@ -10,4 +10,5 @@ select place, code, payload, note, amount from holdfast.commit_batch(
     $53, $54, $55, $56,
     $57, $58, $59,
     $60, $61, $62, $63, $64, $65, $66, $67, $68, $69,
-    $70, $71, $72, $73, $74, $75);
+    $70, $71, $72, $73, $74, $75, $76, $77, $78, $79, $80,
+    $81, $82, $83, $84, $85, $86);

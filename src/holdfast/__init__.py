@@ -13,8 +13,10 @@ from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic, recv, send
 from holdfast._primitives.reading import Reader
 from holdfast._primitives.requests import Request
+from holdfast._primitives.select import first, first_of
 from holdfast._primitives.steps import Step, step
 from holdfast._primitives.streams import Stream, close_stream, read_stream, trim_stream, write_stream
+from holdfast._primitives.timeouts import timeout
 from holdfast._primitives.timers import now, random, sleep, sleep_until, uuid
 from holdfast._primitives.transactions import Transaction, transaction
 from holdfast._primitives.versions import patched
@@ -131,6 +133,8 @@ __all__ = [
     "continue_as",
     "current",
     "each",
+    "first",
+    "first_of",
     "get_event",
     "now",
     "patched",
@@ -143,6 +147,7 @@ __all__ = [
     "sleep_until",
     "start",
     "step",
+    "timeout",
     "transaction",
     "trim_stream",
     "uuid",

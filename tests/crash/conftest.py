@@ -6,7 +6,8 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,9 +29,9 @@ KILLED = -9
 class Stage:
     """A program that has imported everything, and plays the story in a new process each time it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, story: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.story"],
+            [sys.executable, "-m", story],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -47,7 +48,14 @@ class Stage:
 
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Stage]:
-    made = Stage()
+    with staged(story.__name__) as made:
+        yield made
+
+
+@contextmanager
+def staged(name: str) -> Iterator[Stage]:
+    """A stage for the story in this module, as long as the block lasts."""
+    made = Stage(name)
     yield made
     made.process.communicate()
     assert made.process.returncode == 0
@@ -56,8 +64,9 @@ def stage() -> Iterator[Stage]:
 class Theatre:
     """One database in which the story is played, and killed, until it has come to its end."""
 
-    def __init__(self, dsn: str, bodies: Path, stage: Stage) -> None:
+    def __init__(self, dsn: str, bodies: Path, stage: Stage, play: Callable[..., Any] = story.play) -> None:
         self.dsn = dsn
+        self.play = play
         self.bodies = bodies
         self.stage = stage
         self.kills = 0
@@ -73,7 +82,7 @@ class Theatre:
 
     def finish(self) -> list[Any]:
         """Plays to the end, in this process."""
-        return asyncio.run(story.play(self.dsn, str(self.bodies)))
+        return asyncio.run(self.play(self.dsn, str(self.bodies)))
 
     def run(self, played: Coroutine[Any, Any, T]) -> T:
         """Runs something to its end, in this process."""
@@ -99,12 +108,14 @@ class Theatre:
         found = self.snapshot()
         for name in SNAPSHOT:
             assert found[name] == expected[name], name
-        assert self.ask("select x from public.booked") == [(7,)], "a transaction's effect, exactly once"
+        booked = [(7,)] if self.play is story.play else []
+        assert self.ask("select x from public.booked") == booked, "a transaction's effect, exactly once"
         ran = self.ran()
         for body, times in self.recorded.items():
             assert ran[body] == times, f"recorded, and ran again: {body}"
         steps = self.ask(
-            "select workflow_id || ' ' || step_id, attempts from holdfast.steps where attempts > 0"
+            "select workflow_id || ' ' || step_id, attempts from holdfast.steps "
+            "where attempts > 0 and kind <> 'first'"  # of the step that won it
         )
         for body, attempts in steps:
             assert attempts <= ran[body] <= attempts * (1 + self.kills), body
@@ -113,7 +124,9 @@ class Theatre:
     def _check_order(self) -> None:
         """What one branch has called one after another has completed in that order."""
         last: dict[str, tuple[int, int]] = {}
-        rows = self.ask("select workflow_id || '/' || step_id, seq from holdfast.steps order by seq")
+        rows = self.ask(
+            "select workflow_id || '/' || step_id, seq from holdfast.steps where seq > 0 order by seq"
+        )
         for path, seq in rows:
             branch, _, number = path.replace("/", ".").rpartition(".")
             assert last.get(branch, (0, -1)) < (int(number), seq), path

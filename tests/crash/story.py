@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import holdfast as hf
@@ -157,17 +158,20 @@ class Killer:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def serve() -> None:
-    """Plays the story in a child for every line that comes, and prints how the child has ended."""
+Play = Callable[[str, str], Coroutine[Any, Any, object]]
+
+
+def serve(play: Play) -> None:
+    """Plays a story in a child for every line that comes, and prints how the child has ended."""
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            _play_and_exit(*line.split())
+            _play_and_exit(play, *line.split())
         _, state = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(state), flush=True)
 
 
-def _play_and_exit(database: str, bodies: str, at: str, hit: str) -> None:
+def _play_and_exit(play: Play, database: str, bodies: str, at: str, hit: str) -> None:
     code = 1
     try:
         _observe.install(Killer(at, int(hit)))
@@ -179,4 +183,4 @@ def _play_and_exit(database: str, bodies: str, at: str, hit: str) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(play)

@@ -243,6 +243,41 @@ class TestEncryption:
                     module.Encryption(keys, sealing=min(keys)).decode(sealed, here)
 
 
+class TestSelect:
+    async def _order(self, approval: str | None, cancel: str | None, **how: float) -> tuple[str, str]:
+        module = load("select")
+        async with hf.Runtime(workflows=[module.order, module.packing]) as rt:
+            handle = await rt.start(module.order("a chair", **how))
+            assert await handle.get(module.state, timeout=10) == "waiting for approval"
+            if approval is not None:
+                await handle.send(module.approvals, approval)
+            if cancel is not None:
+                await handle.send(module.cancels, cancel)
+            return await handle.result(timeout=20), await handle.get(module.state)
+
+    async def test_approved_packed_and_shipped(self) -> None:
+        shipped = await self._order("ada", None, packing_time=0.05)
+        assert shipped == ("shipped: a chair, in a box", "approved by ada")
+
+    async def test_approved_by_silence(self) -> None:
+        shipped = await self._order(None, None, patience=0.05, packing_time=0.05)
+        assert shipped == ("shipped: a chair, in a box", "approved by the manager on duty")
+
+    async def test_cancelled_before_it_is_approved(self) -> None:
+        assert await self._order(None, "no money") == ("cancelled: no money", "waiting for approval")
+
+    async def test_cancelled_while_it_is_packed_the_earlier_message_is_not_lost(self) -> None:
+        module = load("select")
+        async with hf.Runtime(workflows=[module.order, module.packing]) as rt:
+            handle = await rt.start(module.order("a chair"), id="one")
+            await handle.get(module.state, timeout=10)
+            await handle.send(module.approvals, "ada")
+            await handle.send(module.cancels, "no money")
+            assert await handle.result(timeout=20) == "cancelled: no money"
+            (child,) = [step for step in await rt.steps("one") if step.kind == "first"][1:]
+            assert child.name == 'recv "cancel" | run "packing"'
+
+
 async def test_fan_out(capsys: pytest.CaptureFixture[str]) -> None:
     await load("fan_out").main()
     *pages, words = capsys.readouterr().out.splitlines()

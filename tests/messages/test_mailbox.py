@@ -11,6 +11,7 @@ import pytest
 import holdfast as hf
 from holdfast._store.connection import Connection
 from tests.processes import Points, Processes, Waits, within
+from tests.runtime.witness import until
 
 LETTERS = hf.Topic[Any]("letters")
 GO = hf.Topic[None]("go")
@@ -110,25 +111,23 @@ async def test_m7_from_100_branches_each_message_goes_to_one_recv(processes: Pro
     assert all(sequence == sorted(sequence) for sequence in got)
 
 
-async def test_m7_mixed_timeouts(processes: Processes, waits: Waits, database: Connection) -> None:
+async def test_m7_mixed_timeouts(processes: Processes, database: Connection) -> None:
     rt = await processes.runtime(mixed)
     to = await rt.start(mixed())
-    await steps_recorded(rt, to.id, waits, {"1", "3", "5"})
+    await steps_recorded(rt, to.id, {"1", "3", "5"})
     await to.send(LETTERS, "first")
     await to.send(LETTERS, "second")
     assert await to.result() == ["in vain", "first", "in vain", "second", "in vain"]
     assert [by for by, _ in await stored(database)] == ["2", "4"]
 
 
-async def steps_recorded(rt: hf.Client, workflow_id: str, waits: Waits, wanted: set[str]) -> None:
-    """Waits until these calls are recorded, looking whenever the mailbox has looked in vain again."""
-    looked = 0
-    while True:
-        looked += 1
-        await waits.on("message", workflow_id, "letters", times=looked)
-        found = {step.step_id for step in await rt.steps(workflow_id) if step.finished_at is not None}
-        if wanted <= found:
-            return
+async def steps_recorded(rt: hf.Client, workflow_id: str, wanted: set[str]) -> None:
+    """Waits until these calls are recorded."""
+
+    async def recorded() -> bool:
+        return wanted <= {step.step_id for step in await rt.steps(workflow_id) if step.finished_at}
+
+    await until(recorded, f"recorded: {wanted}")
 
 
 async def test_m7_a_message_goes_to_the_earlier_recv_even_if_it_has_a_timeout(

@@ -29,6 +29,7 @@ from holdfast._store.commits import (
     Write,
     answers_of,
 )
+from holdfast._store.picks import Alternative, Offer, Pick, Picks
 
 SQL = statements.load("holdfast")
 GROWN = 60_000
@@ -102,6 +103,7 @@ def everything(owner: Owner, number: int) -> list[Record]:
         Claims(owner=owner, claims=[Claim(step_id=f"{number}.7", kind="get_event", name="k", target="old7")]),
         Claims(owner=owner, claims=[Claim(step_id=f"{number}.8", kind="result", target="old8")]),
         Claims(owner=owner, claims=[Claim(step_id=f"{number}.9", kind="sleep", timeout=0.0)]),
+        Claims(owner=owner, claims=[Claim(step_id=f"{number}.30", kind="timeout", timeout=9.0)]),
         *reading(owner, number),
         *asking(owner, number),
     ]
@@ -151,6 +153,36 @@ def asking(owner: Owner, number: int) -> list[Record]:
     ]
 
 
+def picks(owner: Owner, number: int) -> list[Record]:
+    """Firsts over everything there is: one that finds nothing and waits, one for each that is ready."""
+    workflow = owner.workflow_id
+    waiting = [
+        Alternative(kind="recv", names=("none", "nor this")),
+        Alternative(kind="get_event", names=("none",), target=workflow),
+        Alternative(kind="result", target=workflow),
+        Alternative(kind="watch_event", names=("none",), target=workflow, after=0),
+        Alternative(kind="read_stream", names=("none",), target=workflow, after=-1),
+        Alternative(kind="sleep", timeout=100.0),
+    ]
+    ready = [
+        Alternative(kind="recv", names=("none", "u")),
+        Alternative(kind="get_event", names=("k",), target="old7"),
+        Alternative(kind="watch_event", names=("k",), target="old7", after=0),
+        Alternative(kind="read_stream", names=("s",), target="old8", after=-1),
+    ]
+    made = [Pick(step_id=f"{number}.11", kind="first", name="", timeout=50.0, wanted=waiting)]
+    for place, one in enumerate(ready, 12):
+        made.append(
+            Pick(step_id=f"{number}.{place}", kind="first", name="", timeout=None, wanted=[*waiting, one])
+        )
+    offer = Offer(6, Code.VALUE, b"1", 1)
+    stepped = [*waiting, Alternative(kind="step")]
+    made.append(
+        Pick(step_id=f"{number}.16", kind="first", name="", timeout=None, wanted=stepped, offer=offer)
+    )
+    return [Picks(owner=owner, picks=made)]
+
+
 @pytest.fixture
 async def connection(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     connection = await asyncpg.connect(dsn)
@@ -191,6 +223,25 @@ async def test_a_batch_reads_by_key_only_even_with_plans_made_for_empty_tables(
     before = await reads(connection)
     assert not await commit(connection, executor, *ends)
     assert (await reads(connection))["workflows"] - before["workflows"] <= 6 * len(owners)
+
+
+async def test_picks_read_by_key_only_even_with_plans_made_for_empty_tables(
+    connection: asyncpg.Connection[asyncpg.Record],
+) -> None:
+    executor, owners = await begin(connection, 20)
+    for number in range(8):
+        await commit(connection, executor, *picks(owners[0], number))
+    await grow(connection)
+    u = [OutsideSend(to=owner.workflow_id, topic="u", payload=b"1", token=uuid4()) for owner in owners]
+    await commit(connection, executor, *u)
+    before = await reads(connection)
+    records = [record for owner in owners[1:] for record in picks(owner, 0)]
+    answers = await commit(connection, executor, *records)
+    after = await reads(connection)
+    assert sorted({answer.code for answer in answers.values()}) == [Code.VALUE, Code.WAIT]
+    assert len([answer for answer in answers.values() if answer.code is Code.WAIT]) == len(owners) - 1
+    for table in TABLES:
+        assert after[table] - before[table] <= 40 * len(owners), table
 
 
 async def test_looks_read_by_key_only_even_with_plans_made_for_empty_tables(

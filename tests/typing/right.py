@@ -19,6 +19,7 @@ class Order:
 
 payments = hf.Topic[Order]("payment")
 pay_url = hf.Event[str]("pay_url")
+refusals = hf.Topic[str]("refusal")
 tokens = hf.Stream[int]("tokens")
 prices = hf.Topic[Order, float]("price")
 
@@ -84,10 +85,15 @@ async def checkout(order: Order, *, note: str = "") -> str:
         assert_type(state, str)
     async for payment in payments:
         assert_type(payment, Order)
+    assert_type(hf.recv((payments, refusals)), hf.Wait[Order | str])
+    assert_type(await hf.recv((payments, refusals), timeout=1, default=None), Order | str | None)
+    assert_type(await hf.recv([payments, payments]), Order)
+    assert_type(await hf.recv(["a", payments, refusals]), Any)
+    await select(order)
     assert_type(prices, hf.Topic[Order, float])
     assert_type(prices.recv(), hf.Wait[Order])
     assert_type(prices.ask("other", order, timeout=3), hf.Wait[float])
-    assert_type(await payments.ask("other", order), Any)
+    assert_type(await payments.ask("other", order), object)
     async for request in prices.requests():
         assert_type(request, hf.Request[Order, float])
         assert_type(request.value, Order)
@@ -105,6 +111,39 @@ async def checkout(order: Order, *, note: str = "") -> str:
     if not note:
         hf.continue_as(checkout(order, note="go on"))  # never returns: nothing is missing here
     return note
+
+
+async def select(order: Order) -> str:
+    assert_type(hf.first(fetch("x")), hf.Wait[tuple[Literal[0], int]])
+    two = await hf.first(payments.recv(), refusals.recv())
+    assert_type(two, tuple[Literal[0], Order] | tuple[Literal[1], str])
+    timed = await hf.first(payments.recv(), pay_url.get("other"), timeout=3)
+    assert_type(timed, tuple[Literal[0], Order] | tuple[Literal[1], str] | None)
+    handle = await hf.start(checkout(order))
+    match await hf.first(
+        handle.result(), checkout(order), fetch("x"), hf.sleep(1), timeout=timedelta(days=1)
+    ):
+        case (0 | 1, text):
+            assert_type(text, str)
+        case (2, number):
+            assert_type(number, int)
+        case (3, nothing):
+            assert_type(nothing, None)
+        case None:
+            pass
+    match two:
+        case (0, payment):
+            assert_type(payment, Order)
+        case (1, why):
+            assert_type(why, str)
+    assert_type(await hf.first(*[fetch(url) for url in "abc"]), tuple[int, int])
+    assert_type(await hf.first(*[fetch(url) for url in "abc"], timeout=1), tuple[int, int] | None)
+    assert_type(await hf.first_of(a=fetch("x"), b=fetch("y")), tuple[str, int])
+    assert_type(await hf.first_of(timeout=1, a=fetch("x"), b=fetch("y")), tuple[str, int] | None)
+    async with hf.timeout(timedelta(minutes=1)) as limit:
+        await payments.recv()
+    assert_type(limit.expired, bool)
+    return ""
 
 
 @hf.workflow(max_recoveries=3)
@@ -135,7 +174,7 @@ async def outside(rt: hf.Runtime, client: hf.Client) -> None:
     await handle.send(prices, Order(2))
     assert_type(await handle.ask(prices, Order(2), timeout=3), float)
     assert_type(await client.ask("one", prices, Order(2)), float)
-    assert_type(await rt.ask("one", payments, Order(2)), Any)
+    assert_type(await rt.ask("one", payments, Order(2)), object)
     assert_type(await rt.ask("one", "price", 3, timeout=timedelta(seconds=3), type=float), Any)
     assert_type(rt.token(handle, prices, ttl=3600), str)
     assert_type(client.token("one", "price", ttl=timedelta(days=1)), str)

@@ -26,6 +26,7 @@ async def checkout(order: int) -> str:
     await tokens.trim("all")  # error: arg-type
     text: str = await payments.recv()  # error: assignment
     number: int = await payments.recv(timeout=1, default=None)  # error: arg-type
+    await select()
     await hf.patched(17)  # error: arg-type
     if order:
         hf.continue_as(fetch("x"))  # error: arg-type
@@ -37,6 +38,17 @@ async def checkout(order: int) -> str:
         await request.reply("not a price")  # error: arg-type
         await request.reject(3)  # error: arg-type
     return url + text + str(number) + price
+
+
+async def select() -> None:
+    hf.first(3)  # error: call-overload
+    hf.first(payments.recv(), 3)  # error: call-overload
+    hf.first(payments.recv(), timeout="soon")  # error: call-overload
+    hf.first_of(payments.recv())  # error: call-overload
+    index, value = await hf.first(payments.recv(), timeout=1)  # error: misc
+    wrong: tuple[int, str] = await hf.first(payments.recv())  # error: arg-type
+    async with hf.timeout("soon"):  # error: arg-type
+        print(index, value, wrong)
 
 
 @hf.workflow  # error: arg-type

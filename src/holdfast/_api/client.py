@@ -240,7 +240,7 @@ class Client(Control):
         self,
         workflow_id: str,
         message: object,
-        topic: str | Topic[Any] | None = None,
+        topic: str | Topic[Any, Any] | None = None,
         *,
         key: str | None = None,
         conn: object | None = None,

@@ -18,6 +18,7 @@ from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Claim, Code, SetEvent
 from holdfast._store.events import list_events
 from holdfast._store.looks import EventLook, EventNews
+from holdfast._store.picks import Alternative
 from holdfast.config import seconds_of
 from holdfast.errors import WaitTimeout, WorkflowFinished
 from holdfast.types import MISSING
@@ -193,6 +194,15 @@ class GetEvent(Operation[Any]):
         self.default = default
         self.type = type
 
+    def alternative(self, run: Run, step_id: str) -> Alternative:
+        return Alternative(
+            kind=self.kind,
+            names=(self.name,),
+            target=self.target,
+            timeout=self.timeout,
+            keys=_keys_of(self.target, self.name),
+        )
+
     async def perform(self, run: Run, step_id: str) -> Answer:
         claimed = Claim(
             step_id=step_id, kind=self.kind, name=self.name, target=self.target, timeout=self.timeout
@@ -207,7 +217,7 @@ class GetEvent(Operation[Any]):
             raise WorkflowFinished(self.target)
         if answer.code is Code.TIMEOUT:
             return default_or_timeout(self.target, self.name, self.default)
-        encoded_for = answer.origin or self.target
+        encoded_for = answer.origin or answer.note or self.target
         return _decode(run.executor.engine, encoded_for, self.name, answer.payload, self.type)
 
 

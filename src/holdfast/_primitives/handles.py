@@ -24,6 +24,7 @@ from holdfast._run.run import Run
 from holdfast._store import workflows
 from holdfast._store.commits import Answer, Claim, Code
 from holdfast._store.looks import Ended, ResultLook
+from holdfast._store.picks import Alternative
 from holdfast._store.workflows import WorkflowRow
 from holdfast.config import seconds_of
 from holdfast.errors import (
@@ -107,11 +108,11 @@ class Handle(Generic[R_co]):
         return Handle(self._engine, made, self._type)
 
     @overload
-    def send(self, topic: Topic[T], value: T, key: str | None = None) -> Coroutine[Any, Any, None]: ...
+    def send(self, topic: Topic[T, Any], value: T, key: str | None = None) -> Coroutine[Any, Any, None]: ...
     @overload
     def send(self, topic: str | None, value: object, key: str | None = None) -> Coroutine[Any, Any, None]: ...
     def send(
-        self, topic: str | Topic[Any] | None, value: object, key: str | None = None
+        self, topic: str | Topic[Any, Any] | None, value: object, key: str | None = None
     ) -> Coroutine[Any, Any, None]:
         """Sends it a message; see `Runtime.send`, and `holdfast.send` inside a workflow."""
         if scope.get() is not None:
@@ -229,6 +230,10 @@ class AwaitResult(Operation[Any]):
         self.target = target
         self.type = type
         self.timeout = timeout
+
+    def alternative(self, run: Run, step_id: str) -> Alternative:
+        keys = (_keys.wake_key("end", self.target),)
+        return Alternative(kind=self.kind, target=self.target, timeout=self.timeout, keys=keys)
 
     async def perform(self, run: Run, step_id: str) -> Answer:
         claimed = Claim(step_id=step_id, kind=self.kind, target=self.target, timeout=self.timeout)

@@ -1,30 +1,30 @@
 """Messages: durable, first in first out per workflow and topic, each taken by exactly one recv.
 
-A recv's claim takes the oldest message and records the call in one commit. Several recvs of one workflow on
-one topic share a mailbox, which claims for all that wait at once, in the order of their calls: so none
-overtakes another [M7].
+A recv takes the oldest message and records the call in one commit. How several that wait at once keep out of
+each other's way is the mailroom's.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar, overload
 from uuid import uuid4
+
+import msgspec
 
 from holdfast import _keys
 from holdfast._codec import check_type
 from holdfast._engine.engine import Engine
-from holdfast._engine.writer import Answers
 from holdfast._observe import point
 from holdfast._primitives import requests
 from holdfast._primitives.channels import Channel, name_and_type
+from holdfast._primitives.mailroom import Place, give_back
 from holdfast._primitives.requests import Misfit, Request, Requests
 from holdfast._run.context import Branch, StepScope, current_branch, current_scope
-from holdfast._run.operation import Operation, Wait, call, due_of
+from holdfast._run.operation import Operation, Wait, call
 from holdfast._run.run import Run
 from holdfast._store import intents
-from holdfast._store.commits import Answer, Claim, Claims, Code, OutsideSend, Send, Undo
+from holdfast._store.commits import Answer, Code, OutsideSend, Send
+from holdfast._store.picks import Alternative
 from holdfast.config import seconds_of
 from holdfast.errors import PayloadDecodeError, WaitTimeout, WorkflowFinished, WorkflowNotFound
 from holdfast.types import MISSING, Missing
@@ -32,12 +32,15 @@ from holdfast.types import MISSING, Missing
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultedTypeVar
 
-    A = DefaultedTypeVar("A", default=Any)
+    A = DefaultedTypeVar("A", default=object)
 else:
     A = TypeVar("A")
 
 T = TypeVar("T")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
 D = TypeVar("D")
+Topics: TypeAlias = "str | Topic[Any, Any] | Sequence[str | Topic[Any, Any]] | None"
 NO_TOPIC = ""
 INSTEAD = "from outside, send with Runtime.send, Client.send or Handle.send"
 
@@ -109,13 +112,13 @@ class Topic(Channel[T], Generic[T, A]):
             ...     async for request in Topic[str, float]("price").requests():
             ...         await request.reply(len(request.value) * 9.5)
         """
-        return Requests(self.name, lambda: RecvRequest(self.name, None, MISSING, self.type))
+        return Requests(self.name, lambda: RecvRequest(self.name, (self.name,), (self.type,), None, MISSING))
 
 
 @overload
-def recv(topic: Topic[T], *, timeout: float | timedelta | None = None) -> Wait[T]: ...
+def recv(topic: Topic[T, Any], *, timeout: float | timedelta | None = None) -> Wait[T]: ...
 @overload
-def recv(topic: Topic[T], *, timeout: float | timedelta | None = None, default: D) -> Wait[T | D]: ...
+def recv(topic: Topic[T, Any], *, timeout: float | timedelta | None = None, default: D) -> Wait[T | D]: ...
 @overload
 def recv(topic: str | None = None, *, timeout: float | timedelta | None = None, type: type[T]) -> Wait[T]: ...
 @overload
@@ -124,14 +127,39 @@ def recv(
 ) -> Wait[T | D]: ...
 @overload
 def recv(
-    topic: str | None = None,
+    topic: tuple[Topic[T, Any], Topic[T2, Any]], *, timeout: float | timedelta | None = None
+) -> Wait[T | T2]: ...
+@overload
+def recv(
+    topic: tuple[Topic[T, Any], Topic[T2, Any]], *, timeout: float | timedelta | None = None, default: D
+) -> Wait[T | T2 | D]: ...
+@overload
+def recv(
+    topic: tuple[Topic[T, Any], Topic[T2, Any], Topic[T3, Any]], *, timeout: float | timedelta | None = None
+) -> Wait[T | T2 | T3]: ...
+@overload
+def recv(
+    topic: tuple[Topic[T, Any], Topic[T2, Any], Topic[T3, Any]],
+    *,
+    timeout: float | timedelta | None = None,
+    default: D,
+) -> Wait[T | T2 | T3 | D]: ...
+@overload
+def recv(topic: Sequence[Topic[T, Any]], *, timeout: float | timedelta | None = None) -> Wait[T]: ...
+@overload
+def recv(
+    topic: Sequence[Topic[T, Any]], *, timeout: float | timedelta | None = None, default: D
+) -> Wait[T | D]: ...
+@overload
+def recv(
+    topic: Topics = None,
     *,
     timeout: float | timedelta | None = None,
     default: object = ...,
     type: object = ...,
 ) -> Wait[Any]: ...
 def recv(
-    topic: str | Topic[Any] | None = None,
+    topic: Topics = None,
     *,
     timeout: float | timedelta | None = None,
     default: object = MISSING,
@@ -139,55 +167,98 @@ def recv(
 ) -> Wait[Any]:
     """Takes the oldest message of a topic; waits for one if there is none. Only in a workflow.
 
-    Without a topic, messages sent without one. Taking and recording are one commit [M4]. `timeout` is in
-    seconds, by the database's clock, and counts on through crashes [W9]; 0 looks once; None waits for ever
-    [M6].
+    Without a topic, messages sent without one. Given several topics, the oldest message of all of them,
+    decoded by the type of the topic that it came with; as a tuple they are typed as a union. Taking and
+    recording are one commit [M4]. `timeout` is in seconds, by the database's clock, and counts on through
+    crashes [W9]; 0 looks once; None waits for ever [M6].
 
     Raises:
         WaitTimeout: if no message came in time and there is no `default`.
         PayloadDecodeError: if the message does not fit the type; it is consumed all the same [M6].
         NotInWorkflow: outside a workflow, or inside a step.
+        ValueError: if several topics are none at all.
 
     Example:
         >>> async def checkout() -> str:
         ...     return await recv("payment", timeout=60, default="expired", type=str)
     """
+    return call(current_branch("recv", INSTEAD), _recv_of(topic, seconds_of(timeout), default, type))
+
+
+def _recv_of(topic: Topics, timeout: float | None, default: object, type: object) -> "Recv":
+    if topic is None or isinstance(topic, (str, Topic)):
+        name, kind = _topic_and_type(topic, type)
+        return Recv(name, (name,), (kind,), timeout, default)
+    found = [_topic_and_type(one, type) for one in topic]
+    if not found:
+        raise ValueError("recv waits for one topic at least")
+    topics = tuple(name for name, _ in found)
+    types = tuple(kind for _, kind in found)
+    return Recv(msgspec.json.encode(topics).decode(), topics, types, timeout, default)
+
+
+def _topic_and_type(topic: str | Topic[Any, Any] | None, type: object) -> tuple[str, Any]:
     if topic is None:
         check_type(type)
-    name, kind = (NO_TOPIC, type) if topic is None else name_and_type(topic, "topic", type)
-    branch = current_branch("recv", INSTEAD)
-    return call(branch, Recv(name, seconds_of(timeout), default, kind))
+        return NO_TOPIC, type
+    return name_and_type(topic, "topic", type)
 
 
 class Recv(Operation[Any]):
-    """The next message of a topic."""
+    """The next message of a topic, or of several: then its stored name is the list of them."""
 
-    __slots__ = ("default", "name", "timeout", "type")
+    __slots__ = ("default", "name", "timeout", "topics", "types")
     kind: ClassVar[str] = "recv"
 
-    def __init__(self, topic: str, timeout: float | None, default: object, type: object) -> None:
-        self.name = topic
+    def __init__(
+        self,
+        name: str,
+        topics: tuple[str, ...],
+        types: tuple[object, ...],
+        timeout: float | None,
+        default: object,
+    ) -> None:
+        self.name = name
+        self.topics = topics
+        self.types = types
         self.timeout = timeout
         self.default = default
-        self.type = type
+
+    def alternative(self, run: Run, step_id: str) -> Alternative:
+        return Alternative(
+            kind=self.kind, names=self.topics, timeout=self.timeout, keys=self._wake_keys(run.workflow_id)
+        )
+
+    def waits(self, run: Run, step_id: str) -> bool:
+        return True
 
     async def perform(self, run: Run, step_id: str) -> Answer:
-        with Mailbox.of(run, self.name).place(step_id, self.timeout) as place:
+        wanted = None
+        if self.name != self.topics[0]:
+            wanted = (Alternative(kind=self.kind, names=self.topics),)
+        keys = self._wake_keys(run.workflow_id)
+        with Place(run, step_id, self.kind, self.name, self.timeout, self.topics, keys, wanted) as place:
             return await place.take()
 
     async def undo(self, run: Run, step_id: str, answer: Answer) -> None:
-        await give_back(run, step_id, _keys.wake_key("message", run.workflow_id, self.name), answer)
+        if answer.code is Code.VALUE:
+            await give_back(run, step_id, self._wake_keys(run.workflow_id))
 
     def conclude(self, run: Run, answer: Answer) -> Any:
         if answer.code is Code.VALUE:
             assert answer.payload is not None
-            context = run.context(answer, "message", self.name)
-            return run.executor.engine.codec.decode(answer.payload, self.type, context)
+            number = answer.choice or 0
+            context = run.context(answer, "message", self.topics[number])
+            return run.executor.engine.codec.decode(answer.payload, self.types[number], context)
         if answer.code is Code.ERROR:
             raise self.failure(run, answer)
         if self.default is not MISSING:
             return self.default
-        raise WaitTimeout(f"workflow {run.workflow_id!r} received no message on topic {self.name!r} in time")
+        which = f"topic {self.name!r}" if len(self.topics) == 1 else f"any of the topics {self.name}"
+        raise WaitTimeout(f"workflow {run.workflow_id!r} received no message on {which} in time")
+
+    def _wake_keys(self, workflow_id: str) -> tuple[str, ...]:
+        return tuple(_keys.wake_key("message", workflow_id, topic) for topic in self.topics)
 
 
 class Inbox(AsyncIterator[T], Generic[T]):
@@ -197,7 +268,7 @@ class Inbox(AsyncIterator[T], Generic[T]):
 
     __slots__ = ("_topic",)
 
-    def __init__(self, topic: Topic[T]) -> None:
+    def __init__(self, topic: Topic[T, Any]) -> None:
         self._topic = topic
 
     async def __anext__(self) -> T:
@@ -219,134 +290,8 @@ class RecvRequest(Recv):
         return Request(run.workflow_id, self.name, answer.note, value)
 
 
-class Place:
-    """One recv that waits in a mailbox."""
-
-    __slots__ = ("answer", "box", "claim", "due")
-
-    def __init__(self, box: "Mailbox", claim: Claim) -> None:
-        self.box = box
-        self.claim = claim
-        self.answer: Answer | None = None
-        self.due: float | None = None
-
-    def __enter__(self) -> "Place":
-        self.box.places[self.claim.step_id] = self
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.box.leave(self)
-
-    async def take(self) -> Answer:
-        """Waits for a message, or for the deadline to pass in the database."""
-        box = self.box
-        try:
-            answer = await box.run.executor.waiters.until((box.key,), self.look, deadline=lambda: self.due)
-        except asyncio.CancelledError:
-            await box.withdraw(self)
-            raise
-        assert answer is not None, "the database decides when a durable wait is over"
-        return answer
-
-    async def look(self) -> Answer | None:
-        """Has this recv been served, now that the mailbox has looked?"""
-        if self.answer is None:
-            await self.box.look()
-        return self.answer
-
-
-class Mailbox:
-    """The recvs of one workflow that wait on one topic, in the order of their calls."""
-
-    __slots__ = ("_begun", "_finished", "_looking", "key", "places", "run", "topic")
-
-    def __init__(self, run: Run, topic: str) -> None:
-        self.run = run
-        self.topic = topic
-        self.key = _keys.wake_key("message", run.workflow_id, topic)
-        self.places: dict[str, Place] = {}
-        self._looking = asyncio.Lock()
-        self._begun = 0
-        self._finished = 0
-
-    @classmethod
-    def of(cls, run: Run, topic: str) -> "Mailbox":
-        """The mailbox of a topic, for as long as somebody waits in it."""
-        if run.mailboxes is None:
-            run.mailboxes = {}
-        box: Mailbox | None = run.mailboxes.get(topic)
-        if box is None:
-            box = run.mailboxes[topic] = cls(run, topic)
-        return box
-
-    def place(self, step_id: str, timeout: float | None) -> Place:
-        """A place at the end of the queue."""
-        return Place(self, Claim(step_id=step_id, kind=Recv.kind, name=self.topic, timeout=timeout))
-
-    def leave(self, place: Place) -> None:
-        """The place is not needed any more."""
-        del self.places[place.claim.step_id]
-        if not self.places and self.run.mailboxes is not None:
-            self.run.mailboxes.pop(self.topic, None)
-
-    async def look(self) -> None:
-        """Claims for everybody who waits, unless a look that began after this call has done so meanwhile."""
-        begun = self._begun
-        async with self._looking:
-            if self._finished > begun:
-                return
-            places = [place for place in self.places.values() if place.answer is None]
-            if not places:
-                return
-            self._begun += 1
-            number = self._begun
-
-            def received(answers: Answers) -> None:
-                self._finished = number
-                for place, answer in zip(places, answers, strict=True):
-                    if answer.code is Code.WAIT:
-                        place.due = due_of(answer)
-                    elif answer.code is not Code.LOST:
-                        place.answer = answer
-                        # They wake one by one, and must go on in the order in which they were served.
-                        self.run.turns.reserve(place.claim.step_id)
-                if any(place.answer is not None for place in places[1:]):
-                    # Those who are served by another's look wait for a bell that has rung already.
-                    self.run.executor.waiters.wake(self.key)
-
-            point("recv.before_claim")
-            record = Claims(owner=self.run.owner, claims=[place.claim for place in places])
-            await self.run.commit(record, received)
-
-    async def withdraw(self, place: Place) -> None:
-        """A cancelled recv leaves nothing behind: what it took is given back before the cancellation goes on
-        [M8].
-        """
-        del self.places[place.claim.step_id]
-        while self._looking.locked():
-            try:
-                async with self._looking:
-                    break
-            except asyncio.CancelledError:
-                continue  # the caller is on its way out already
-        self.places[place.claim.step_id] = place
-        if place.answer is not None:
-            await give_back(self.run, place.claim.step_id, self.key, place.answer)
-
-
-async def give_back(run: Run, step_id: str, key: str, answer: Answer) -> None:
-    """Puts back what a recv took whose caller has been cancelled [M8]."""
-    if answer.code is Code.VALUE and not run.stopped:
-        if await run.executor.writer.insist(Undo(owner=run.owner, step_id=step_id)) is None:
-            run.executor.give_up()
-        run.turns.forget(step_id)
-        run.executor.waiters.wake(key)
-
-
 def send(
-    workflow_id: str, message: object, topic: "str | Topic[Any] | None" = None, *, key: str | None = None
+    workflow_id: str, message: object, topic: "str | Topic[Any, Any] | None" = None, *, key: str | None = None
 ) -> Wait[None]:
     """Sends a message to a workflow, from a workflow (exactly once) or from a step (at least once) [M3].
 
@@ -445,7 +390,7 @@ async def send_from_outside(
     engine: Engine,
     workflow_id: str,
     message: object,
-    topic: "str | Topic[Any] | None",
+    topic: "str | Topic[Any, Any] | None",
     key: str | None,
     conn: object | None = None,
 ) -> None:

@@ -5,18 +5,19 @@ of a stream a batch of values, from which the next ones are given without a call
 [E3]. The record stands for itself: what is trimmed or replaced later changes nothing.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from holdfast import _keys
 from holdfast._engine.engine import Engine
 from holdfast._primitives.reading import MOST_OFFSET, Reader, Span
-from holdfast._run.context import current_branch
+from holdfast._run.context import Branch, current_branch
 from holdfast._run.operation import Operation, Wait, claim, durable
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Claim, Code
 from holdfast._store.looks import beginning_of, oldest_of, values_of
+from holdfast._store.picks import Alternative
 from holdfast.errors import StreamTrimmed, WorkflowNotFound
 from holdfast.types import Item
 
@@ -25,9 +26,58 @@ INSTEAD = "a reader that was opened in workflow code is used there"
 
 
 class Buffered(Wait[T]):
-    """A value at hand: awaiting it makes no durable call."""
+    """A value at hand, or the end: awaiting it makes no durable call."""
 
-    __slots__ = ()
+    __slots__ = ("_give", "_key")
+
+    def __init__(self, key: str, give: Callable[[], T]) -> None:
+        super().__init__(self._run)
+        self._key = key
+        self._give = give
+
+    async def _run(self) -> T:
+        return self._give()
+
+    def hand_over(self, branch: Branch) -> tuple[str, Operation[T]]:
+        self._use()
+        return "", AtHand(self._key, self._give)
+
+
+class AtHand(Operation[T]):
+    """A value at hand as an alternative of a `first`."""
+
+    __slots__ = ("_give", "name")
+    kind: ClassVar[str] = "at_hand"
+
+    def __init__(self, key: str, give: Callable[[], T]) -> None:
+        self.name = key
+        self._give = give
+
+    def alternative(self, run: Run, step_id: str) -> Alternative:
+        return Alternative(kind=self.kind)
+
+    def conclude(self, run: Run, answer: Answer) -> T:
+        return self._give()
+
+
+class Fetch(Wait[T]):
+    """A durable call that fetches what comes next."""
+
+    __slots__ = ("_run_of", "_step_id")
+
+    def __init__(
+        self, run: Run, step_id: str, begin: Callable[[], Coroutine[Any, Any, T]], operation: Operation[T]
+    ) -> None:
+        super().__init__(begin, operation)
+        self._run_of = run
+        self._step_id = step_id
+
+    def hand_over(self, branch: Branch) -> tuple[str, Operation[T]]:
+        self._use()
+        if self._run_of is not branch.run:
+            raise TypeError("this durable call was not made by the code of this workflow")
+        assert self.operation is not None
+        return self._step_id, self.operation
 
 
 class Reading(Operation[T]):
@@ -41,9 +91,19 @@ class Reading(Operation[T]):
         self.after = after
         self.bell = bell
 
+    def alternative(self, run: Run, step_id: str) -> Alternative:
+        return Alternative(
+            kind=self.kind, names=(self.name,), target=self.target, after=self.after, keys=self.bells
+        )
+
     async def perform(self, run: Run, step_id: str) -> Answer:
         claimed = Claim(step_id=step_id, kind=self.kind, name=self.name, target=self.target, after=self.after)
-        return await claim(run, claimed, (self.bell, _keys.wake_key("end", self.target)))
+        return await claim(run, claimed, self.bells)
+
+    @property
+    def bells(self) -> tuple[str, ...]:
+        """Whose ringing may bring something."""
+        return (self.bell, _keys.wake_key("end", self.target))
 
 
 class RecordedReader(Reader[T]):
@@ -57,10 +117,10 @@ class RecordedReader(Reader[T]):
 
     def __anext__(self) -> Wait[T]:
         if self._index < len(self._page) or self._over():
-            return Buffered(self._give)
+            return Buffered(self.key, self._give_value)
         return self._ask(self._take_value)
 
-    async def _give(self) -> T:
+    def _give_value(self) -> T:
         if self._index < len(self._page):
             return self._take_value()
         if self._over():
@@ -88,7 +148,8 @@ class RecordedReader(Reader[T]):
         step_id = branch.next_step_id()
         read = ReadStream(self, self.offset, give)
         if opening is None:
-            return Wait(partial(self._read, branch.run, None, step_id, read), read)
+            begin = partial(self._read, branch.run, None, step_id, read)
+            return Fetch(branch.run, step_id, begin, read)
         return Wait(partial(self._read, branch.run, opening, step_id, read))
 
     async def _read(self, run: Run, opening: str | None, step_id: str, read: "ReadStream") -> Any:
@@ -205,10 +266,11 @@ class RecordedWatch(AsyncIterator[T], Generic[T]):
 
     def __anext__(self) -> Wait[T]:
         if self._over:
-            return Buffered(self._stop)
+            return Buffered(self._key, self._stop)
         branch = current_branch("watching an event from workflow code", INSTEAD)
         watch = WatchEvent(self, self._workflow_id, self._key, self._revision, self._bell)
-        return Wait(partial(self._watch, branch.run, branch.next_step_id(), watch), watch)
+        step_id = branch.next_step_id()
+        return Fetch(branch.run, step_id, partial(self._watch, branch.run, step_id, watch), watch)
 
     async def _watch(self, run: Run, step_id: str, watch: "WatchEvent") -> T:
         if self._waiting:
@@ -220,7 +282,7 @@ class RecordedWatch(AsyncIterator[T], Generic[T]):
             self._waiting = False
         return value
 
-    async def _stop(self) -> T:
+    def _stop(self) -> T:
         raise StopAsyncIteration
 
     def _busy(self) -> RuntimeError:

@@ -13,10 +13,12 @@ from holdfast import _clock, _keys
 from holdfast._backoff import delays
 from holdfast._codec import Parameters, check_type, names_of_caller
 from holdfast._observe import logger, point
+from holdfast._run.blocks import in_time
 from holdfast._run.context import Branch, StepScope, scope
 from holdfast._run.operation import Operation, Wait, call
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Code, Journaled
+from holdfast._store.picks import Alternative
 from holdfast.config import seconds_of
 from holdfast.errors import ConfigurationError, PayloadCodecError, PayloadError, StepFailed, WorkflowStopped
 
@@ -121,10 +123,16 @@ class StepCall(Operation[Any]):
         # Before the body has had its effect: what it gives must be something that can be read again.
         check_type(self.step.parameters.returns)
 
+    def alternative(self, run: Run, step_id: str) -> Alternative | None:
+        return Alternative(kind=self.kind)
+
+    def waits(self, run: Run, step_id: str) -> bool:
+        return False
+
     async def perform(self, run: Run, step_id: str) -> Answer:
         begun = _clock.monotonic()
         point("step.before_body")
-        code, output, attempts = await self._tries(run, step_id)
+        code, output, attempts = await in_time(run, self.tries(run, step_id))
         record = Journaled(
             owner=run.owner,
             step_id=step_id,
@@ -140,7 +148,7 @@ class StepCall(Operation[Any]):
         point("step.after_commit")
         return Answer(code, output)
 
-    async def _tries(self, run: Run, step_id: str) -> tuple[Code, bytes, int]:
+    async def tries(self, run: Run, step_id: str) -> tuple[Code, bytes, int]:
         """Runs the body until it succeeds or may not be tried again."""
         engine = run.executor.engine
         policy = self.step.policy

@@ -12,6 +12,7 @@ from holdfast._run.context import current_branch
 from holdfast._run.operation import Operation, Wait, call, claim
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Claim, Code, Journaled
+from holdfast._store.picks import Alternative
 from holdfast.config import seconds_of
 
 T = TypeVar("T")
@@ -69,6 +70,9 @@ class Sleep(Operation[None]):
     @property
     def name(self) -> str:  # type: ignore[override]
         return ""
+
+    def alternative(self, run: Run, step_id: str) -> Alternative:
+        return Alternative(kind=self._kind, timeout=self.seconds)
 
     async def perform(self, run: Run, step_id: str) -> Answer:
         return await claim(run, Claim(step_id=step_id, kind=self._kind, timeout=self.seconds), ())

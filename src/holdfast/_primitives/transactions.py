@@ -16,6 +16,7 @@ from holdfast._codec import Parameters, names_of_caller
 from holdfast._engine.writer import BATCH_DEADLINE
 from holdfast._observe import point
 from holdfast._primitives.steps import Policy, Step, StepCall, cancellations
+from holdfast._run.blocks import in_time
 from holdfast._run.context import Branch, StepScope, scope
 from holdfast._run.operation import Wait
 from holdfast._run.run import Run
@@ -60,6 +61,9 @@ class TransactionCall(StepCall):
 
     __slots__ = ()
     kind: ClassVar[str] = "transaction"
+
+    def alternative(self, run: Run, step_id: str) -> None:
+        """What has committed could not be withdrawn."""
 
     async def perform(self, run: Run, step_id: str) -> Answer:
         begun, before = _clock.monotonic(), cancellations()
@@ -106,7 +110,7 @@ class TransactionCall(StepCall):
                 await transaction.start()
             try:
                 with translate_trouble(connection):
-                    value = await self._body(run, step_id, connection)
+                    value = await in_time(run, self._body(run, step_id, connection))
                 output = engine.codec.encode(value, engine.context(run.workflow_id, "step", self.name))
             except BaseException:
                 await _roll_back(connection, transaction)

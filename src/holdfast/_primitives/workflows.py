@@ -14,11 +14,12 @@ from holdfast._codec import Parameters, encode_attributes, names_of_caller
 from holdfast._engine.writer import Answers
 from holdfast._observe import point
 from holdfast._primitives.handles import Handle, outcome_of
-from holdfast._run.context import StepScope, current_branch, scope
+from holdfast._run.context import Branch, StepScope, current_branch, scope
 from holdfast._run.operation import Operation, Wait, call, claim, durable
 from holdfast._run.registry import Definition
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Claim, Code, Journaled, Owner, Start
+from holdfast._store.picks import Alternative
 from holdfast.config import seconds_of
 from holdfast.errors import ConfigurationError, NotInWorkflow, WorkflowConflict
 
@@ -53,6 +54,10 @@ class Call(Wait[R], Generic[R]):
     def _run_child(self) -> Coroutine[Any, Any, R]:
         branch = current_branch(f"awaiting {self.name}(…)", "from outside, use Runtime.run or Runtime.start")
         return durable(branch.run, branch.next_step_id(), RunChild(self))
+
+    def hand_over(self, branch: Branch) -> tuple[str, Operation[R]]:
+        self._use()
+        return branch.next_step_id(), RunChild(self)
 
     @property
     def result_type(self) -> Any:
@@ -247,16 +252,19 @@ class StartChild(Operation[Any]):
             )
 
     async def perform(self, run: Run, step_id: str) -> Answer:
-        return await self.begin(run, step_id, awaited=False)
+        return await self.begin(run, step_id, self.row(run, step_id, awaited=False))
 
-    async def begin(self, run: Run, step_id: str, *, awaited: bool) -> Answer:
+    def row(self, run: Run, step_id: str, *, awaited: bool) -> Journaled:
+        """The row of this call; open if the child's end is awaited under it."""
+        return Journaled(
+            owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, target=self._child, open=awaited
+        )
+
+    async def begin(self, run: Run, step_id: str, row: Journaled | None) -> Answer:
         """Commits the child's row and this call's, and runs the child here if its code is here."""
         executor, child_id, data = run.executor, self._child, self._input
         definition = executor.registry.get(self.name)
         timeout = self.timeout if self.timeout is not None else definition.timeout if definition else None
-        journal = Journaled(
-            owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, target=child_id, open=awaited
-        )
 
         def launch(answers: Answers) -> None:
             if answers[0].code is not Code.VALUE:
@@ -282,7 +290,7 @@ class StartChild(Operation[Any]):
                 input=data,
                 timeout=timeout,
                 attributes=self.attributes,
-                journal=journal,
+                journal=row,
             ),
             launch,
         )
@@ -308,10 +316,17 @@ class RunChild(StartChild):
     def __init__(self, call_: Call[Any]) -> None:
         super().__init__(call_, None, None)
 
+    def alternative(self, run: Run, step_id: str) -> Alternative:
+        child_id = _keys.child_id(run.workflow_id, step_id)
+        return Alternative(kind=self.kind, target=child_id, keys=(_keys.wake_key("end", child_id),))
+
+    def waits(self, run: Run, step_id: str) -> bool:
+        return step_id in run.journal  # then the child has been started
+
     async def perform(self, run: Run, step_id: str) -> Answer:
         child_id = _keys.child_id(run.workflow_id, step_id)
         if step_id not in run.journal:
-            answer = await self.begin(run, step_id, awaited=True)
+            answer = await self.begin(run, step_id, self.row(run, step_id, awaited=True))
             if answer.code is not Code.VALUE:
                 return answer
         claimed = Claim(step_id=step_id, kind=self.kind, name=self.name, target=child_id)

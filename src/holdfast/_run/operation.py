@@ -9,6 +9,9 @@ differ in where the answer comes from:
 - it does not: wait until everything recorded has been replayed, perform, have it committed, pass the
 turnstile, conclude.
 
+A call inside a block with a deadline (`holdfast.timeout`, see `blocks`) may end by that: what is recorded
+then is not its own outcome, but that it expired.
+
 Cancellation has three meanings here. The workflow was cancelled: the call is recorded as interrupted, so that
 a replay is cancelled at the same place [W10]. A sibling or a timeout cancelled it: nothing is recorded, a
 replay does the same again. The process shuts down or has lost the workflow: not a cancellation at all, but
@@ -16,14 +19,16 @@ WorkflowStopped [W11].
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import Token
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from holdfast import _clock
+from holdfast._run.blocks import Block, DeadlinePassed, current_block, expire
 from holdfast._run.context import Branch, Lazy, StepScope, scope
 from holdfast._run.run import Run, has_turn, mismatch
 from holdfast._store.commits import Answer, Claim, Claims, Code, Journaled
+from holdfast._store.picks import Alternative
 from holdfast._store.steps import JournalRow
 from holdfast.errors import PayloadCodecError, RecordRejected
 
@@ -43,6 +48,17 @@ class Operation(Generic[T_co]):
 
     def prepare(self, run: Run, step_id: str) -> None:
         """Raises what is wrong with the arguments, before anything else; the same on a replay."""
+
+    def alternative(self, run: Run, step_id: str) -> Alternative | None:
+        """What it waits for, as one of the alternatives of a `first`; None if it cannot be one.
+
+        If it is the one, `conclude` gets the answer, `choice` counting its own topics.
+        """
+        return None
+
+    def waits(self, run: Run, step_id: str) -> bool:
+        """Does it do nothing but wait, so that it may look even if the deadline of a block has passed?"""
+        return self.alternative(run, step_id) is not None
 
     async def perform(self, run: Run, step_id: str) -> Answer:
         """Does it for the first time; returns once the answer is committed."""
@@ -83,7 +99,7 @@ class Wait(Lazy, Coroutine[Any, Any, T_co], Generic[T_co]):
     def _started(self) -> Coroutine[Any, Any, T_co]:
         if self._coroutine is None:
             if self._begin is None:
-                raise RuntimeError("this durable call was closed before it was awaited")
+                raise RuntimeError("this durable call was closed, or handed over, before it was awaited")
             self._coroutine = self._begin()
             self._begin = None
         return self._coroutine
@@ -103,6 +119,24 @@ class Wait(Lazy, Coroutine[Any, Any, T_co], Generic[T_co]):
         self._begin = None
         if self._coroutine is not None:
             self._coroutine.close()
+
+    def hand_over(self, branch: Branch) -> tuple[str, Operation[T_co]]:
+        """Gives the call, with its step id, to one that makes it a part of itself; it cannot be awaited then.
+
+        Raises:
+            RuntimeError: if it has been awaited or closed.
+            TypeError: if it is no durable call of this workflow's code.
+        """
+        begin = self._use()
+        if not isinstance(begin, _Begin) or begin.run is not branch.run:
+            raise TypeError("this durable call was not made by the code of this workflow")
+        return begin.step_id, begin.operation
+
+    def _use(self) -> Callable[[], Coroutine[Any, Any, T_co]]:
+        if self._coroutine is not None or self._begin is None:
+            raise RuntimeError("this durable call has been awaited or used already; make it again")
+        begin, self._begin = self._begin, None
+        return begin
 
     def __repr__(self) -> str:
         if self.operation is None:
@@ -141,17 +175,20 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
         if run.journal:
             record = run.journal.get(step_id)
             if record is not None:
-                _check_match(run, record, operation)
+                check_match(run, step_id, operation.kind, operation.name)
                 if record.finished:
                     if has_turn(step_id):
                         await _in_turn(run, run.turns.replay(step_id))
                     if record.outcome == Code.INTERRUPTED:
                         await run.interrupt_again()
+                    if record.outcome == Code.EXPIRED:
+                        raise _expire_again(run, record, operation)
                     return operation.conclude(run, _answer(record))
-                if run.unmade:
-                    run.unmade.discard(step_id)
         operation.prepare(run, step_id)
-        return operation.conclude(run, await _perform(run, step_id, operation))
+        answer = await _perform(run, step_id, operation)
+        if answer.code is Code.EXPIRED:
+            raise expire(answer.choice) or asyncio.CancelledError
+        return operation.conclude(run, answer)
     except PayloadCodecError as error:
         raise run.park_unread(error) from error
 
@@ -168,9 +205,14 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
         # Tasks and timers that are made in there are the library's, not the workflow's.
         here = scope.set(None)
         try:
+            block = current_block(run)
+            if block is not None:
+                await block.admit(waits=operation.waits(run, step_id))
             answer = await operation.perform(run, step_id)
         except RecordRejected as error:
             answer = await _record_rejection(run, step_id, operation, error)
+        except DeadlinePassed as passed:
+            answer = await _record_expiry(run, step_id, operation, passed.depth)
         finally:
             _back_to(here)
         run.settled = True  # a new record: the claim of this workflow has come to something [W13]
@@ -206,6 +248,24 @@ async def _record_interruption(run: Run, step_id: str, operation: Operation[Any]
     await run.insist(Claims(owner=run.owner, claims=(claimed,)))
 
 
+async def _record_expiry(run: Run, step_id: str, operation: Operation[Any], depth: int) -> Answer:
+    """So that a replay ends at the same place; what the call may have recorded, its caller has not seen."""
+    claimed = Claim(
+        step_id=step_id, kind=operation.kind, name=operation.name, given=Code.EXPIRED, choice=depth
+    )
+    await run.commit(Claims(owner=run.owner, claims=(claimed,)))
+    return Answer(Code.EXPIRED, choice=depth)
+
+
+def _expire_again(run: Run, record: JournalRow, operation: Operation[Any]) -> BaseException:
+    found = expire(record.choice)
+    if found is None:
+        error = mismatch(run, record, f"{operation.kind} {operation.name!r} in no such block")
+        run.park(error)
+        return error
+    return found
+
+
 async def _record_rejection(
     run: Run, step_id: str, operation: Operation[Any], error: RecordRejected
 ) -> Answer:
@@ -236,11 +296,19 @@ async def _in_turn(run: Run, turn: Coroutine[Any, Any, None]) -> None:
     run.check()
 
 
-def _check_match(run: Run, record: JournalRow, operation: Operation[Any]) -> None:
-    if record.kind != operation.kind or record.name != operation.name:
-        error = mismatch(run, record, f"{operation.kind} {operation.name!r}")
+def check_match(run: Run, step_id: str, kind: str, name: str) -> None:
+    """Is the journal's call of this id, if there is one, of this kind and name?
+
+    Raises:
+        NondeterminismError: if not; the workflow is parked [W5].
+    """
+    record = run.journal.get(step_id)
+    if record is not None and (record.kind != kind or record.name != name):
+        error = mismatch(run, record, f"{kind} {name!r}")
         run.park(error)
         raise error
+    if run.unmade:
+        run.unmade.discard(step_id)
 
 
 def _answer(record: JournalRow) -> Answer:
@@ -261,8 +329,44 @@ async def claim(run: Run, claimed: Claim, keys: tuple[str, ...]) -> Answer:
             return None
         return answer
 
-    answer = await run.executor.waiters.until(keys, look, deadline=lambda: due)
-    assert answer is not None, "the database decides when a durable wait is over"
+    return await wait(run, keys, look, lambda: due)
+
+
+Look = Callable[[], Awaitable[Answer | None]]
+
+
+def wait(
+    run: Run, keys: Sequence[str], look: Look, due: Callable[[], float | None]
+) -> Coroutine[Any, Any, Answer]:
+    """Waits until a look has an answer. `due`: when to look again without being woken.
+
+    Raises:
+        DeadlinePassed: if the deadline of a block passed before there was one.
+    """
+    # Ten thousand workflows may wait here: without a block there is no frame of this room's between.
+    block = current_block(run)
+    if block is None:
+        # It always has an answer: the database decides when such a wait is over.
+        return cast("Coroutine[Any, Any, Answer]", run.executor.waiters.until(keys, look, deadline=due))
+    return _wait_inside(block, keys, look, due)
+
+
+async def _wait_inside(
+    block: Block, keys: Sequence[str], look: Look, due: Callable[[], float | None]
+) -> Answer:
+    async def look_inside() -> Answer | None:
+        found = await look()
+        if found is None:
+            await block.record()
+        return found
+
+    def end() -> float | None:
+        own, first = due(), block.first_due
+        return first if own is None else own if first is None else min(own, first)
+
+    answer = await block.run.executor.waiters.until(keys, look_inside, deadline=end)
+    if answer is None:
+        raise DeadlinePassed(block)
     return answer
 
 

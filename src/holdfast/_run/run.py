@@ -85,7 +85,7 @@ class Run:
         "interrupted",
         "interrupted_again",
         "journal",
-        "mailboxes",
+        "mailroom",
         "origin",
         "outstanding",
         "over",
@@ -136,7 +136,7 @@ class Run:
         self.posted: asyncio.Future[Any] | None = None
         self.settled: bool = False
         self.interrupted: set[str] | None = None
-        self.mailboxes: dict[str, Any] | None = None
+        self.mailroom: Any = None
         self._births: int = 0
         self._items: dict[str, list[int]] | None = None
         self.stopped: bool = False

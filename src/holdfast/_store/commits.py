@@ -17,8 +17,8 @@ from holdfast._keys import wake_key
 MOST_RECORDS = 8000
 """A batch's places must stay below 8192: `seq` is batch * 8192 + place."""
 
-_WIDTHS = (11, 11, 9, 6, 7, 4, 3, 10, 6)
-"""Columns of calls, starts, sends, sets, writes, closes, undos, claims, ends: the order of `commit_batch`."""
+_WIDTHS = (11, 11, 9, 6, 7, 4, 3, 10, 11, 6)
+"""Columns of calls, starts, sends, sets, writes, closes, undos, claims, picks, ends: as in `commit_batch`."""
 
 
 class Code(IntEnum):
@@ -76,6 +76,7 @@ class Batch:
         "closes",
         "ends",
         "owners",
+        "picks",
         "sends",
         "sets",
         "starts",
@@ -94,6 +95,7 @@ class Batch:
         self.closes: list[tuple[Any, ...]] = []
         self.undos: list[tuple[Any, ...]] = []
         self.claims: list[tuple[Any, ...]] = []
+        self.picks: list[tuple[Any, ...]] = []
         self.ends: list[tuple[Any, ...]] = []
 
     def run(self, owner: Owner | None) -> int:
@@ -115,6 +117,7 @@ class Batch:
             self.closes,
             self.undos,
             self.claims,
+            self.picks,
             self.ends,
         )
         for rows, width in zip(nouns, _WIDTHS, strict=True):
@@ -396,7 +399,7 @@ class Claims(Record, kw_only=True):
 
 
 class Undo(Record, kw_only=True):
-    """Gives back the message that a recv took after its caller had been cancelled [M8]."""
+    """Gives back the message that a recv or a first took after its caller had been cancelled [M8]."""
 
     owner: Owner
     step_id: str
@@ -451,4 +454,4 @@ def bell_payloads(mark: str, keys: Iterable[str]) -> list[str]:
 
 def answers_of(rows: Iterable[Any]) -> dict[int, Answer]:
     """What the database said, by place; negative places are the owners that are lost."""
-    return {row[0]: Answer(Code(row[1]), row[2], row[3], row[4]) for row in rows}
+    return {row[0]: Answer(Code(row[1]), row[2], row[3], row[4], row[5]) for row in rows}
