@@ -375,8 +375,8 @@ async def test_m8_a_recv_that_is_cancelled_by_hand_is_interrupted_and_its_messag
     assert rt.statistics().waiters.waiting == IDLE_RUNTIME
 
 
-IDLE_RUNTIME = 2
-"""A runtime's own waiters: for work, and for workflows to cancel."""
+IDLE_RUNTIME = 4
+"""A runtime's own waiters: for work, parked and suspect workflows, and for workflows to cancel."""
 
 
 async def test_n2_recvs_that_are_over_leave_no_waiter(processes: Processes, waits: Waits) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import holdfast as hf
 from holdfast._store.connection import Connection
-from tests.processes import Points, Processes, Waits
+from tests.processes import Points, Processes, Waits, settled
 from tests.runtime.cast import guarded, original, renamed
 from tests.runtime.troupe import Troupe, troupe
 from tests.runtime.witness import PATIENCE, Signals, executor_of, fence, journal, quick, state, until
@@ -135,7 +135,7 @@ async def test_w5_it_does_not_lie_in_the_way_of_others(
     await handle.send("go on", "!")
     assert await handle.result(PATIENCE) == "aB!"
     assert signals.times("workflow.parked") == 600
-    assert rt.executor.runs == {}
+    await settled(rt)
 
 
 async def test_w5_w10_a_parked_workflow_is_cancelled_at_once_without_its_code(
