@@ -131,8 +131,8 @@ async def test_first_waits_for(processes: Processes, database: Connection, which
 
 
 def rt_waiters(rt: hf.Runtime) -> int:
-    """Those of the runtime itself: for work, and for what is asked to end."""
-    return 2
+    """Those of the runtime itself: for three kinds of work, and for what is asked to end."""
+    return 4
 
 
 @hf.workflow

@@ -1,4 +1,4 @@
-"""`first` over what streams and watched events bring: a batch that loses is read again, one that wins is kept."""
+"""`first` over what streams and watched events bring: what loses is read again, what wins is kept."""
 
 from __future__ import annotations
 
@@ -90,6 +90,7 @@ async def test_e5_a_change_of_a_watched_event_races_a_message(
     await rt.send("s", "on", GO)
     await until(lambda: recorded(database, "w", 3), "the change is seen")
     await rt.send("s", "bye", GO)
+    await until(lambda: recorded(database, "w", 4), "the end is seen")
     await handle.send(GO, "end")
     assert await within(10, handle.result()) == [[0, "begun"], [1, "word"], [0, "done"], "over", "end"]
 
