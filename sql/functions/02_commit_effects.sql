@@ -191,7 +191,7 @@ begin
         set status = case when w.cancelling then 5 else f.status end, cancelling = false,
             output = case when w.cancelling and f.status = 3 then null else f.output end, finished_at = holdfast.now()
         from unnest(places, runs, statuses, outputs, names) as f (place, run, status, output, name)
-        where w.id = owned[f.run] and w.status = 2
+        where w.id = owned[f.run] and w.status + 0 = 2
         returning f.place, f.name)
     select e.place, 8::smallint from ended e where e.name is not null;
 end

@@ -201,7 +201,7 @@ $$
 begin
     update holdfast.workflows w set settled = w.claims
     from unnest(ids, epochs) as s (id, epoch)
-    where w.id = s.id and w.epoch = s.epoch and w.executor_id is not distinct from me and w.status = 2 and w.settled < w.claims;
+    where w.id = s.id and w.epoch = s.epoch and w.executor_id is not distinct from me and w.status + 0 = 2 and w.settled < w.claims;
 end
 $$;
 
@@ -222,8 +222,8 @@ begin
         parked = array(select e.id from holdfast.executors e where e.id = any (w.parked) and e.fenced_at is null) || me,
         output = case when w.cancelling then cause end,
         finished_at = case when w.cancelling then holdfast.now() end
-    -- Written so that only the key can serve it, not the index over executors.
-    where w.id = workflow and w.executor_id is not distinct from me and w.epoch = run_epoch and w.status = 2
+    -- Written so that only the key can serve it: no index over executors or statuses, whose rows are far more.
+    where w.id = workflow and w.executor_id is not distinct from me and w.epoch = run_epoch and w.status + 0 = 2
     returning w.status, w.name into now_status, now_name;
     perform holdfast.ring(channel, array[
         case now_status when 2 then holdfast.wake_key('parked', now_name, '') when 5 then holdfast.wake_key('end', workflow, '') end])
@@ -269,7 +269,7 @@ begin
             finished_at = case when w.status = 2 and (w.executor_id is not null or w.parked is null) then null
                 else holdfast.now() end
         from unnest(members, causes) as f (id, root)
-        where w.id = f.id and w.status < 3
+        where w.id = f.id and w.status + 0 < 3
         returning w.id, case when w.status = 2 then w.executor_id end, case w.status
             when 2 then holdfast.wake_key('executor', coalesce(w.executor_id, 0)::text, '')
             else holdfast.wake_key('end', w.id, '') end
@@ -313,7 +313,8 @@ begin
     if not found then
         return null;
     end if;
-    perform from holdfast.workflows w where w.id = workflow and w.executor_id = me and w.epoch = run_epoch and w.status = 2;
+    perform from holdfast.workflows w
+    where w.id = workflow and w.executor_id is not distinct from me and w.epoch = run_epoch and w.status + 0 = 2;
     return case when found then place end;
 end
 $$;

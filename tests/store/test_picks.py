@@ -36,9 +36,10 @@ def frames(data: bytes | None) -> list[tuple[int, int, bytes]]:
     assert data is not None
     found = []
     while data:
-        offset, attempt, length = struct.unpack_from(">qhi", data)
-        found.append((offset, attempt, data[14 : 14 + length]))
-        data = data[14 + length :]
+        offset, attempt, origin, length = struct.unpack_from(">qhhi", data)
+        begin = 16 + origin
+        found.append((offset, attempt, data[begin : begin + length]))
+        data = data[begin + length :]
     return found
 
 

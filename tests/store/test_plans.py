@@ -218,7 +218,7 @@ async def test_a_batch_reads_by_key_only_even_with_plans_made_for_empty_tables(
     await commit(connection, executor, *records, again=True)
     after = await reads(connection)
     for table in TABLES:
-        assert after[table] - before[table] <= 20 * len(owners), table
+        assert after[table] - before[table] <= 24 * len(owners), table
     ends = [End(owner=owner, status=3, output=b"1") for owner in owners]
     before = await reads(connection)
     assert not await commit(connection, executor, *ends)

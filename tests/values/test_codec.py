@@ -133,7 +133,7 @@ async def test_k3_a_process_with_the_wrong_key_parks_what_it_cannot_read(
     journal = await database.fetch("select * from holdfast.steps order by step_id")
     for wrong in (settings(Seal(2)), None):
         rt = await processes.runtime(patient, settings=wrong)
-        await until_parked(database, "w")
+        await until_parked(database, rt, "w")
         assert await state(database, "w") == "PENDING"
         assert "goes on once a process with the right Settings.codec takes it" in caplog.text
         assert SECRET not in caplog.text
@@ -147,12 +147,12 @@ async def test_k3_a_process_with_the_wrong_key_parks_what_it_cannot_read(
     assert await within(10, rt.handle("w").result()) == SECRET + "!"
 
 
-async def until_parked(database: Connection, workflow_id: str) -> None:
+async def until_parked(database: Connection, rt: hf.Runtime, workflow_id: str) -> None:
     """Returns once a workflow has been given back by a process that cannot go on with it."""
 
     async def parked() -> bool:
-        query = "select executor_id is null and parked is not null from holdfast.workflows where id = $1"
-        return bool(await database.fetchval(query, workflow_id))
+        query = "select executor_id is null and $2 = any (parked) from holdfast.workflows where id = $1"
+        return bool(await database.fetchval(query, workflow_id, rt.executor.lease.executor))
 
     await until(parked, "parked")
 
@@ -208,7 +208,7 @@ async def test_k3_a_codec_that_fails_in_a_workflow_parks_it_wherever_that_is(
 ) -> None:
     rt = await processes.runtime(speaks, settings=settings(codec))
     await rt.start(speaks(SECRET), id="w")
-    await until_parked(database, "w")
+    await until_parked(database, rt, "w")
     assert await state(database, "w") == "PENDING"
     assert "OSError" in caplog.text
     assert SECRET not in caplog.text
@@ -223,7 +223,7 @@ async def test_k3_a_failing_codec_in_a_step_body_is_no_failure_of_the_step(
     codec = Moody(encoding="stream")
     rt = await processes.runtime(writes_in_step, settings=settings(codec))
     await rt.start(writes_in_step(), id="w")
-    await until_parked(database, "w")
+    await until_parked(database, rt, "w")
     assert await database.fetchval("select count(*) from holdfast.steps") == 0
     await processes.leave(rt)
     rt = await processes.runtime(writes_in_step, settings=settings(Seal()))
@@ -251,7 +251,7 @@ async def writes_in_step() -> str:
 async def test_k3_what_is_parked_can_be_cancelled(processes: Processes, database: Connection) -> None:
     rt = await processes.runtime(speaks, settings=settings(Moody(decoding="input", encoding="error")))
     handle = await rt.start(speaks(SECRET), id="w", timeout=30)
-    await until_parked(database, "w")
+    await until_parked(database, rt, "w")
     assert await handle.cancel()
     with pytest.raises(hf.WorkflowCancelled):
         await within(10, handle.result())
@@ -388,5 +388,5 @@ async def test_k3_workflows_of_two_keys_side_by_side(processes: Processes, datab
     found = await within(10, asyncio.gather(*(rt.run(sealed.child(str(number))) for number in range(20))))
     assert found == [str(number) for number in range(20)]
     for number in range(5):
-        await until_parked(database, f"other {number}")
+        await until_parked(database, rt, f"other {number}")
     assert [(await client.status(f"other {number}")).status for number in range(5)] == ["PENDING"] * 5

@@ -178,7 +178,7 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
                 check_match(run, step_id, operation.kind, operation.name)
                 if record.finished:
                     if has_turn(step_id):
-                        await _in_turn(run, run.turns.replay(step_id))
+                        await _take_turn(run, step_id)
                     if record.outcome == Code.INTERRUPTED:
                         await run.interrupt_again()
                     if record.outcome == Code.EXPIRED:
@@ -216,6 +216,7 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
         finally:
             _back_to(here)
         run.settled = True  # a new record: the claim of this workflow has come to something [W13]
+        run.turns.exit(task)  # if it was cancelled, it was not for long
         if run.turns.alone or not has_turn(step_id):
             run.check()
         else:
@@ -225,9 +226,9 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
         run.check()
         if answer is not None:
             await operation.undo(run, step_id, answer)
-        if run.interrupted is not None and step_id in run.interrupted:
-            run.interrupted.discard(step_id)
-            await _record_interruption(run, step_id, operation)
+        await _record_interruption(run, step_id, operation)
+        await _step_back(run, task)
+        await _record_interruption(run, step_id, operation)
         raise
     finally:
         del run.outstanding[step_id]
@@ -243,7 +244,12 @@ def _back_to(here: Token[Branch | StepScope | None]) -> None:
 
 
 async def _record_interruption(run: Run, step_id: str, operation: Operation[Any]) -> None:
-    """So that a replay is cancelled at the same place [W10]. A second cancellation must not withdraw it."""
+    """If the workflow is being cancelled: so that a replay is cancelled at the same place [W10]. A second
+    cancellation must not withdraw it.
+    """
+    if run.interrupted is None or step_id not in run.interrupted:
+        return
+    run.interrupted.discard(step_id)
     claimed = Claim(step_id=step_id, kind=operation.kind, name=operation.name, given=Code.INTERRUPTED)
     await run.insist(Claims(owner=run.owner, claims=(claimed,)))
 
@@ -284,6 +290,26 @@ async def _record_rejection(
         )
     )
     return Answer(Code.ERROR, output)
+
+
+async def _take_turn(run: Run, step_id: str) -> None:
+    """A recorded call waits for its turn; if it is cancelled, for the turn of those."""
+    try:
+        await _in_turn(run, run.turns.replay(step_id))
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        await _step_back(run, task)
+        run.turns.exit(task)
+        raise
+
+
+async def _step_back(run: Run, task: "asyncio.Task[Any] | None") -> None:
+    """Waits until a cancellation may reach the workflow's code, through further ones: it is on its way."""
+    while True:
+        try:
+            return await run.turns.step_back(task)
+        except asyncio.CancelledError:
+            run.check()
 
 
 async def _in_turn(run: Run, turn: Coroutine[Any, Any, None]) -> None:

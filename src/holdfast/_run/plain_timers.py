@@ -7,16 +7,21 @@ come: that it fired is recorded, and it passes the turnstile before its callback
 the same place among the other completions, and not before; asyncio's own at once, without waiting again for
 what has been waited for. One that is cancelled in time leaves nothing behind, and one that did not fire
 before the crash counts anew: a deadline that is to outlast the process is `holdfast.timeout`, or the
-`timeout=` of a call.
+`timeout=` of a call. Timeouts whose time is past when they begin are timers like others here.
 
 The timers of step bodies, and those that the library makes inside durable calls, are left alone.
 """
 
 import asyncio
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from typing import ClassVar
 from weakref import WeakKeyDictionary
+
+from anyio._backends import _asyncio as anyio_asyncio
 
 from holdfast._run.context import Branch, scope, spawn
 from holdfast._run.operation import Operation, durable
@@ -34,8 +39,8 @@ class PlainTimer:
         "_args",
         "_callback",
         "_context",
+        "_factory",
         "_handle",
-        "_loop",
         "_run",
         "_step_id",
         "_when",
@@ -44,8 +49,7 @@ class PlainTimer:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
-        make: Make,
+        factory: "TimerFactory",
         branch: Branch,
         when: float,
         callback: Callback,
@@ -53,7 +57,7 @@ class PlainTimer:
         context: Context | None,
     ) -> None:
         self.withdrawn: bool = False
-        self._loop = loop
+        self._factory = factory
         self._run: Run = branch.run
         self._step_id: str = branch.next_timer_id()
         self._when = when
@@ -67,8 +71,7 @@ class PlainTimer:
             return
         if record is not None:
             self._run.turns.expect(self._step_id)
-        # One of the loop's two calls the other: in an empty context neither takes it for another one.
-        self._handle = make(when, self._fire, context=Context())
+        self._arm()
 
     def when(self) -> float:
         """When it is due, by the loop's clock."""
@@ -91,6 +94,17 @@ class PlainTimer:
             if self._step_id in self._run.journal:
                 self._fire()
 
+    def _arm(self) -> None:
+        # One of the loop's two calls the other: in an empty context neither takes it for another one.
+        self._handle = self._factory.make_at(self._when, self._due, context=Context())
+
+    def _due(self) -> None:
+        """uvloop's timers may be some tenths of a millisecond early; anyio takes a look at the clock."""
+        if self._factory.real_time() < self._when:
+            self._arm()
+        else:
+            self._fire()
+
     def _fire(self) -> None:
         """Its time has come; or a replay knows that it came."""
         self._handle = None
@@ -109,11 +123,12 @@ class PlainTimer:
         if callback is None:
             return
         try:
-            self._context.run(callback, *self._args)
+            with self._factory.firing():
+                self._context.run(callback, *self._args)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # what a loop does with what its callbacks raise
-            self._loop.call_exception_handler(
+            self._factory.loop.call_exception_handler(
                 {"message": f"Exception in callback of {self!r}", "exception": error, "handle": self}
             )
 
@@ -149,18 +164,20 @@ _OWN_CALLBACKS = frozenset({"asyncio.futures", "asyncio.tasks", "asyncio.timeout
 
 
 class TimerFactory:
-    """Stands in for `call_at` and `call_later` of one loop; leaves the making to what was there before."""
+    """Stands in for `call_at`, `call_later` and `time` of one loop; behind them is what was there before."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.users = 0
-        self._shadowed = {name: vars(loop).get(name) for name in ("call_at", "call_later")}
-        self._make_at: Make = loop.call_at
+        self._firing = False
+        self._shadowed = {name: vars(loop).get(name) for name in ("call_at", "call_later", "time")}
+        self.real_time: Callable[[], float] = loop.time
+        self.make_at: Make = loop.call_at
         self._make_later: Make = loop.call_later
 
     def install(self) -> None:
         """Takes their places."""
-        vars(self.loop).update(call_at=self.call_at, call_later=self.call_later)
+        vars(self.loop).update(call_at=self.call_at, call_later=self.call_later, time=self.time)
 
     def remove(self) -> None:
         """Puts back what was there before, unless somebody has put another on top."""
@@ -177,8 +194,8 @@ class TimerFactory:
         """As that of the loop; a timer made by workflow code is one of the workflow's calls."""
         branch = _branch(context)
         if branch is None:
-            return self._make_at(when, callback, *args, context=context)
-        return PlainTimer(self.loop, self._make_at, branch, when, callback, args, context)
+            return self.make_at(when, callback, *args, context=context)
+        return PlainTimer(self, branch, when, callback, args, context)
 
     def call_later(
         self, delay: float, callback: Callback, *args: object, context: Context | None = None
@@ -187,8 +204,28 @@ class TimerFactory:
         branch = _branch(context)
         if branch is None:
             return self._make_later(delay, callback, *args, context=context)
-        when = self.loop.time() + delay
-        return PlainTimer(self.loop, self._make_at, branch, when, callback, args, context)
+        when = self.real_time() + delay
+        return PlainTimer(self, branch, when, callback, args, context)
+
+    def time(self) -> float:
+        """As that of the loop. But timeouts that ask whether they are over before they have begun are told
+        that they are not: that is for their timer to say, whose firing is recorded.
+        """
+        if not self._firing and isinstance(scope.get(), Branch) and sys._getframe(1).f_code in _ASKING:
+            return -math.inf
+        return self.real_time()
+
+    @contextmanager
+    def firing(self) -> Iterator[None]:
+        """A timer of a workflow has fired: whoever looks at the clock now sees what it shows."""
+        self._firing = True
+        try:
+            yield
+        finally:
+            self._firing = False
+
+
+_ASKING = frozenset({asyncio.Timeout.reschedule.__code__, anyio_asyncio.CancelScope._timeout.__code__})
 
 
 def _branch(context: Context | None) -> Branch | None:

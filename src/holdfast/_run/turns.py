@@ -14,9 +14,14 @@ If the recorded call that is next is not made, while others wait, the code has p
 that the workflow waits for outside of durable calls has not happened yet. So it waits on, without effects,
 and says so.
 
+A cancelled call leaves by the turnstile too. Live it may have to wait for the reply to a record in flight,
+or for the clean-up of a step's body; a replay cancels it at once. So the cancellation reaches the workflow's
+code only when everything else is at rest, before the next completion, and if several are cancelled in the
+order of their births.
+
 Rest is found without asking every task every time: a task that was seen to wait is left alone until the
-future that it waits for is done. One that has been cancelled inside a durable call is not at rest before it
-has left the call, however long the reply to a record in flight takes: a replay cancels it at once.
+future that it waits for is done. anyio cancels again in every turn of the loop; a task that this wakes from
+the same wait again and again counts as waiting.
 
 A workflow with a single branch passes without waiting and without a future.
 """
@@ -38,12 +43,23 @@ MISSING_AFTER = 5.0
 Task = asyncio.Future[Any]
 
 
+class Place:
+    """Where a cancelled call waits to leave."""
+
+    __slots__ = ("future", "released")
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+        self.released = False
+
+
 class Turns:
     """The turnstile of one workflow. `tasks` are all of its tasks, by whether they have turns here;
     `outstanding` are those inside durable calls that are being performed.
     """
 
     __slots__ = (
+        "_again",
         "_awake",
         "_busy",
         "_cancelled",
@@ -84,8 +100,9 @@ class Turns:
         """Tasks that are being made: an eager one runs before it is known."""
         self._expected: set[str] | None = None
         self._awake: dict[Task, None] | None = None
+        self._again: dict[Task, bool] | None = None
         self._cancelled: dict[Task, int] | None = None
-        self._leaving: set[Task] | None = None
+        self._leaving: dict[Task, Place | None] | None = None
         self._busy = False
         self._checking = False
         self._quiet = 0
@@ -106,8 +123,9 @@ class Turns:
         self.branches -= 1
         if self._awake is not None:
             self._awake.pop(task, None)
-        if self._cancelled is not None:
-            self._cancelled.pop(task, None)
+        for known in (self._cancelled, self._again):
+            if known is not None:
+                known.pop(task, None)
         if self.branches:
             self._busy = True
             self._quiet = 0
@@ -120,10 +138,25 @@ class Turns:
                 self._cancelled = {}
             self._cancelled[task] = cancelled
 
+    async def step_back(self, task: Task | None) -> None:
+        """A cancelled call leaves when everything else is at rest. Cancelled again, it asks again."""
+        if self.alone or task not in self.tasks:
+            return
+        assert task is not None
+        if self._leaving is None:
+            self._leaving = {}
+        before = self._leaving.get(task)
+        if before is not None and before.released:
+            return
+        place = self._leaving[task] = Place(_future())
+        self._busy = True
+        self._check_soon()
+        await place.future
+
     def exit(self, task: Task | None) -> None:
-        """A durable call is left; if others waited for a cancelled one to be left, they look again."""
-        if self._leaving and task in self._leaving:
-            self._leaving.discard(task)
+        """A durable call is left, or has been completed although it was cancelled."""
+        if self._leaving is not None and task is not None and self._leaving.pop(task, self) is not self:
+            self.enter(task)
             self._wake(task)
             self._check_soon()
 
@@ -217,10 +250,12 @@ class Turns:
         """The workflow is over: nothing waits here any more."""
         self._recorded = None
         self._disarm()
-        for future in (*self._waiting.values(), *(self._held or ()), *(self._passing or {}).values()):
+        leaving = (place.future for place in (self._leaving or {}).values() if place is not None)
+        passing = (self._passing or {}).values()
+        for future in (*self._waiting.values(), *(self._held or ()), *passing, *leaving):
             if future is not None:
                 future.cancel()
-        self._passing = self._awake = self._cancelled = self._leaving = None
+        self._passing = self._awake = self._again = self._cancelled = self._leaving = None
 
     def _is_free(self, step_id: str) -> bool:
         """May this call go on at once: is nobody awake but its own task, and nobody before it?"""
@@ -243,6 +278,7 @@ class Turns:
             return
         self._checking = False
         if self._leaving:
+            self._let_leave(self._leaving)
             return
         self._busy = False
         if self._release():
@@ -253,30 +289,65 @@ class Turns:
         """Has nobody woken since the last look, and does everybody wait for what has not happened yet?"""
         awake = self._awake if self._awake is not None else self._everybody()
         self._awake = {}
+        again = self._again or {}
         inside: set[Task | None] | None = None
-        for task in awake:
-            # asyncio's tasks, in C as in Python, keep here what they wait for; there is no public way to ask.
-            waits_for = getattr(task, "_fut_waiter", None)
-            if waits_for is None or waits_for.done():
-                self._awake[task] = None
+        for task in (*awake, *(task for task, woken in again.items() if woken)):
+            if self._leaving and self._leaving.get(task):
                 continue
-            waits_for.add_done_callback(partial(self._wake, task))
             if isinstance(task, asyncio.Task) and task.cancelling():
                 inside = set(self.outstanding.values()) if inside is None else inside
-                if task in inside and task.cancelling() > (self._cancelled or {}).get(task, 0):
-                    self._leaving = self._leaving or set()
-                    self._leaving.add(task)
-        return not awake
+                self._note_leaving(task, inside)
+            if self._watch(task):
+                if task in again:
+                    again[task] = False
+            elif task in again and _is_cancelled(task):
+                again[task] = True
+            else:
+                self._awake[task] = None
+        return not awake and not self._awake
+
+    def _note_leaving(self, task: "asyncio.Task[Any]", inside: set[Task | None]) -> None:
+        """Has it been cancelled inside the durable call in which it is? Then it is about to leave that."""
+        if task in inside and task.cancelling() > (self._cancelled or {}).get(task, 0):
+            self._leaving = self._leaving or {}
+            self._leaving.setdefault(task, None)
+
+    def _watch(self, task: Task) -> bool:
+        """Has it noted when a task wakes that waits? False if it does not wait."""
+        waits_for = _waited_for(task)
+        if waits_for is None or waits_for.done():
+            return False
+        waits_for.add_done_callback(partial(self._wake, task))
+        return True
 
     def _everybody(self) -> dict[Task, None]:
         return dict.fromkeys(task for task, has_turns in self.tasks.items() if has_turns)
 
-    def _wake(self, task: Task, _: object = None) -> None:
+    def _wake(self, task: Task, waited_for: Task | None = None) -> None:
         """What a task waited for is done."""
         if self._awake is None:
             self._awake = self._everybody()
-        if not task.done():
-            self._awake[task] = None
+        if task.done() or (self._leaving and self._leaving.get(task)):
+            return
+        if waited_for is not None and waited_for.cancelled():
+            if self._again is None:
+                self._again = {}
+            if task in self._again:
+                self._again[task] = True
+                return
+            self._again[task] = False
+        elif self._again:
+            self._again.pop(task, None)
+        self._awake[task] = None
+
+    def _let_leave(self, leaving: dict[Task, Place | None]) -> None:
+        """Lets the next of the cancelled go, if all of them have come so far."""
+        if None not in leaving.values():
+            first = next(task for task in self.tasks if task in leaving)  # in the order of births
+            place = leaving[first]
+            if place is not None:
+                place.released = True
+                _release_one(place.future)
 
     def _release(self) -> bool:
         """Lets the next call go on; False if there is none that could."""
@@ -323,8 +394,19 @@ class Turns:
 
 def _rests(task: Task) -> bool:
     """Does it wait for something that has not happened yet?"""
-    waits_for = getattr(task, "_fut_waiter", None)
+    waits_for = _waited_for(task)
     return waits_for is not None and not waits_for.done()
+
+
+def _waited_for(task: Task) -> Task | None:
+    # asyncio's tasks, in C as in Python, keep here what they wait for; there is no public way to ask.
+    waits_for: Task | None = getattr(task, "_fut_waiter", None)
+    return waits_for
+
+
+def _is_cancelled(task: Task) -> bool:
+    waits_for = _waited_for(task)
+    return waits_for is not None and waits_for.cancelled()
 
 
 def own_timer(seconds: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
