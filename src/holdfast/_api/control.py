@@ -56,7 +56,9 @@ class Control(Lifecycle):
 
     def _step_info(self, workflow_id: str, row: StepRow) -> StepInfo:
         error = None
-        if row.outcome == Code.ERROR and row.output is not None:
+        # The error of a step that won a first was encoded under the step's name, which is not this row's.
+        sealed = row.kind == "first" and row.target is None and self.engine.settings.codec is not None
+        if row.outcome == Code.ERROR and row.output is not None and not sealed:
             context = self.engine.context(row.target or workflow_id, "error", "" if row.target else row.name)
             error = self.engine.codec.describe_error(row.output, context)
         elif row.outcome not in (None, Code.VALUE):
