@@ -332,6 +332,56 @@ async def test_m6_a_message_that_does_not_fit_is_consumed_and_raises(processes: 
     assert await rt.run(strict()) == [0, 2]
 
 
+class Bound:
+    """A codec that opens a payload only where it belongs."""
+
+    def encode(self, data: bytes, context: hf.PayloadContext) -> bytes:
+        return f"{context.workflow_id} {context.kind} {context.name}|".encode() + data
+
+    def decode(self, data: bytes, context: hf.PayloadContext) -> bytes:
+        label, _, inside = data.partition(b"|")
+        assert label.decode() == f"{context.workflow_id} {context.kind} {context.name}"
+        return inside
+
+
+async def test_k3_what_won_is_opened_as_what_it_is(processes: Processes, waits: Waits) -> None:
+    @hf.workflow
+    async def sealed() -> list[Any]:
+        me = hf.current().workflow_id
+        await ORDERS.send(me, 1)
+        await ANSWERS.send(me, "a")
+        got: list[Any] = [
+            await hf.first(hf.recv("none"), hf.recv((ANSWERS, ORDERS))),
+            await hf.recv((ORDERS, ANSWERS)),
+            await hf.first(ORDERS.recv(), work("step")),
+            await hf.first(ORDERS.recv(), quick_child("child")),
+            await hf.first(ORDERS.recv(), URL.get("publisher")),
+        ]
+        for failing in (fail, failing_child):
+            try:
+                await hf.first(ORDERS.recv(), failing())
+            except (hf.StepFailed, ValueError) as error:
+                got.append(type(error).__name__)
+        return [*got, await hf.recv("end")]
+
+    settings = hf.Settings(codec=Bound())
+    workflows = (sealed, quick_child, failing_child, publisher)
+    rt = await processes.runtime(*workflows, settings=settings)
+    await rt.run(publisher(), id="publisher")
+    await rt.start(sealed(), id="one")
+    await waits.on("message", "one", "end")
+    assert [step.error for step in await rt.steps("one") if step.kind == "first"][3:] == [
+        None,
+        "error",
+        "ValueError: as always",
+    ]
+    await processes.leave(rt)
+    rt = await processes.runtime(*workflows, settings=settings)
+    await rt.send("one", "end", "end")
+    expected = [[1, 1], "a", [1, "step"], [1, "child"], [1, "here"], "StepFailed", "ValueError", "end"]
+    assert await within(PATIENCE, rt.handle("one").result()) == expected
+
+
 # Replay
 
 

@@ -85,9 +85,9 @@ CALLS: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
 
 
 @hf.workflow
-async def bounded(which: str) -> str:
+async def bounded(which: str, seconds: float = SOON) -> str:
     try:
-        async with hf.timeout(SOON):
+        async with hf.timeout(seconds):
             await CALLS[which]()
     except TimeoutError as error:
         await hf.set_event("late", type(error).__name__)
@@ -101,7 +101,8 @@ async def test_w9_the_deadline_ends_any_call_and_a_replay_ends_there_too(
 ) -> None:
     await database.execute("create table public.booked (x integer)")
     rt = await processes.runtime(bounded, never_ends)
-    await rt.start(bounded(which), id="one")
+    # A body that has no time at all does not begin.
+    await rt.start(bounded(which, 0.5 if "step" in which else SOON), id="one")
     assert await within(PATIENCE, rt.get_event("one", "late")) == "WaitTimeout"
     seen = await outcomes(database)
     ended = [row for row in seen if row[2] == 13]
@@ -170,6 +171,38 @@ async def test_w9_after_a_crash_only_the_rest_is_waited(
     await clock.advance(HOUR / 3 + 1)
     assert await rt.handle("one").result(PATIENCE) == "late"
     assert RAN == ["worked"]
+
+
+async def test_w9_a_deadline_goes_by_the_databases_clock(
+    processes: Processes, database: Connection, clock: DatabaseClock
+) -> None:
+    """What waits looks again when it is moved, in the process that has entered the block too."""
+
+    @hf.workflow
+    async def hour() -> list[str]:
+        said = []
+        for _ in range(2):
+            try:
+                async with hf.timeout(HOUR), hf.timeout(2 * HOUR):
+                    await asyncio.gather(
+                        hf.first(WORDS.recv(), hf.recv("b")), hf.recv(["b", "c"]), hf.sleep(1e8)
+                    )
+            except TimeoutError:
+                said.append("late")
+        return said
+
+    async def waiting(times: int) -> bool:
+        return len(await database.fetch("select from holdfast.steps where kind = 'timeout'")) == times
+
+    rt = await processes.runtime(hour, settings=quick(lease=60))
+    to = await rt.start(hour(), id="one")
+    for times in (2, 4):
+        await until(lambda times=times: waiting(times), "deadlines")  # type: ignore[misc]
+        await clock.advance(HOUR / 2)
+        with pytest.raises(hf.WaitTimeout):
+            await to.result(timeout=0.05)
+        await clock.advance(HOUR / 2 + 1)
+    assert await to.result(PATIENCE) == ["late", "late"]
 
 
 async def _deadline(database: Connection) -> object:

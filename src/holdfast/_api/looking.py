@@ -99,7 +99,9 @@ class Looking(Lifecycle):
 
     def _step_info(self, workflow_id: str, row: StepRow) -> StepInfo:
         error = None
-        if row.outcome == Code.ERROR and row.output is not None:
+        # The error of a step that won a first was encoded under the step's name, which is not this row's.
+        sealed = row.kind == "first" and row.target is None and self.engine.settings.codec is not None
+        if row.outcome == Code.ERROR and row.output is not None and not sealed:
             encoded_for = row.target or row.origin or workflow_id
             context = self.engine.context(encoded_for, "error", "" if row.target else row.name)
             error = self.engine.codec.describe_error(row.output, context)

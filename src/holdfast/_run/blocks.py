@@ -22,6 +22,8 @@ from holdfast._store.commits import Claim, Claims
 
 T = TypeVar("T")
 KIND = "timeout"
+SAME = 0.001
+"""Seconds: deadlines that are no further apart than this pass together."""
 
 
 class Expired(asyncio.CancelledError):
@@ -54,17 +56,21 @@ class Block:
         self.recorded: bool = False
         self.expired: bool = False
         self.closed: bool = False
-        self._lock = asyncio.Lock()
-
-    @property
-    def first(self) -> "Block":
-        """Of this block and those around it, the one whose deadline comes first; of equals, the outer one."""
-        return min(reversed(tuple(self.around())), key=_due_of, default=self)
+        self._lock: asyncio.Lock = asyncio.Lock() if outer is None else outer._lock
 
     @property
     def first_due(self) -> float | None:
-        """When that is; None if all of them have been left, by whoever entered them."""
-        return min(map(_due_of, self.around()), default=None)
+        """When the first of the deadlines around here passes; None if all blocks have been left by those who
+        entered them.
+        """
+        return min((block.due for block in self.around() if block.due is not None), default=None)
+
+    @property
+    def first(self) -> "Block":
+        """Whose deadline that is; of those that pass at the same moment, the outermost's."""
+        until = (self.first_due or 0.0) + SAME
+        ending = [block for block in self.around() if block.due is not None and block.due <= until]
+        return ending[-1] if ending else self
 
     def around(self) -> Iterator["Block"]:
         """This block and those around it, as far as they have not been left."""
@@ -80,35 +86,40 @@ class Block:
         Raises:
             DeadlinePassed: if not.
         """
-        for block in tuple(self.around()):
-            if block.due is None:
-                await block.write()
+        if any(block.due is None for block in self.around()):
+            await self.ask()
         first = self.first_due
         if not waits and first is not None and first <= _clock.monotonic():
             raise DeadlinePassed(self)
 
     async def record(self) -> None:
-        """Sees to it that the deadlines of this block and those around it are written down."""
-        for block in tuple(self.around()):
-            if not block.recorded:
-                await block.write()
+        """Sees to it that the deadlines around here are written down."""
+        if not all(block.recorded for block in self.around()):
+            await self.ask()
 
-    async def write(self) -> None:
-        """Writes down the deadline, or learns what is written: once, for however many calls wait inside."""
-        async with self._lock:
-            if self.recorded:
-                return
-            left = 0.0 if self.due is None else self.due - _clock.monotonic()
-            claimed = Claim(step_id=self.step_id, kind=KIND, timeout=left)
-            (answer,) = await self.run.commit(Claims(owner=self.run.owner, claims=(claimed,)))
+    async def ask(self) -> None:
+        """Asks the database how long is left until each deadline, and writes down those that are not yet."""
+        if all(block.recorded for block in self.around()):
+            await self._ask()
+        else:
+            async with self._lock:  # of the outermost: nothing is written down twice in one batch
+                await self._ask()
+
+    async def _ask(self) -> None:
+        blocks = tuple(self.around())[::-1]
+        if not blocks:
+            return
+        now = _clock.monotonic()
+        claims = [
+            Claim(step_id=block.step_id, kind=KIND, timeout=0.0 if block.due is None else block.due - now)
+            for block in blocks
+        ]
+        answers = await self.run.commit(Claims(owner=self.run.owner, claims=claims))
+        now = _clock.monotonic()
+        for block, answer in zip(blocks, answers, strict=True):
             assert answer.amount is not None, "a deadline is a moment"
-            if self.due is None:
-                self.due = _clock.monotonic() + answer.amount
-            self.recorded = True
-
-
-def _due_of(block: Block) -> float:
-    return float("inf") if block.due is None else block.due
+            block.due = now + answer.amount
+            block.recorded = True
 
 
 innermost: ContextVar[Block | None] = ContextVar("holdfast_block", default=None)

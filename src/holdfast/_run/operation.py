@@ -383,7 +383,7 @@ async def _wait_inside(
     async def look_inside() -> Answer | None:
         found = await look()
         if found is None:
-            await block.record()
+            await block.ask()
         return found
 
     def end() -> float | None:
