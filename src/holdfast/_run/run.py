@@ -76,6 +76,7 @@ class Run:
         "interrupted_again",
         "journal",
         "mailboxes",
+        "moment",
         "outstanding",
         "over",
         "owner",
@@ -106,6 +107,8 @@ class Run:
         self.turns: Turns = Turns(self.tasks, self.outstanding, finished, self._call_missing)
         self.interrupted: set[str] | None = None
         self.mailboxes: dict[str, Any] | None = None
+        self.moment: float | None = None
+        """The loop's time, for timeouts that are made, from one durable call to the next."""
         self._births: int = 0
         self._items: dict[str, list[int]] | None = None
         self.stopped: bool = False
@@ -203,6 +206,7 @@ class Run:
         if not self.stopped:
             self.stopped = True
             self._cancel_tasks()
+            self.turns.let_go()
 
     def cancel(self, cause: BaseException | None = None) -> None:
         """Ends the workflow [W10]: cancels every task of it, once; what they wait for is recorded as
@@ -239,6 +243,7 @@ class Run:
             self.stopped = True
             logger.error("workflow parked, it goes on once matching code runs: %s", error)
             self._cancel_tasks()
+            self.turns.let_go()
 
     def close(self) -> None:
         """The function has returned: tasks left over are cancelled and record nothing."""
