@@ -20,6 +20,8 @@ async def checkout(order: int) -> str:
     await payments.send("other", "not a number")  # error: arg-type
     await pay_url.set(17)  # error: arg-type
     await tokens.write(1, "two")  # error: arg-type
+    hf.each(fetch, [3])  # error: arg-type
+    hf.each(len, ["x"])  # error: arg-type
     text: str = await payments.recv()  # error: assignment
     number: int = await payments.recv(timeout=1, default=None)  # error: arg-type
     return url + text + str(number)
