@@ -280,9 +280,10 @@ class TestSelect:
 
 async def test_fan_out(capsys: pytest.CaptureFixture[str]) -> None:
     await load("fan_out").main()
-    *pages, words = capsys.readouterr().out.splitlines()
+    *pages, words, without = capsys.readouterr().out.splitlines()
     assert sorted(pages) == sorted(f"page {page}" for page in range(12))
     assert words == "48 words"
+    assert without == "44 words without page 7: torn out"
 
 
 class TestLongLived:

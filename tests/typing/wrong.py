@@ -24,6 +24,8 @@ async def checkout(order: int) -> str:
     tokens.read("other", last="3")  # error: arg-type
     tokens.pipe([1, 2])  # error: arg-type
     await tokens.trim("all")  # error: arg-type
+    hf.each(fetch, [3])  # error: arg-type
+    hf.each(len, ["x"])  # error: arg-type
     text: str = await payments.recv()  # error: assignment
     number: int = await payments.recv(timeout=1, default=None)  # error: arg-type
     await select()

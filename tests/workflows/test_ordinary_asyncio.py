@@ -402,11 +402,6 @@ async def a_sibling_that_ends_slowly(log: Log) -> None:
     await asyncio.gather(slow, return_exceptions=True)
 
 
-ONLY = __import__("os").environ.get("ONLY")
-if ONLY:
-    programs = {k: v for k, v in programs.items() if k in ONLY.split(",")}
-
-
 @pytest.mark.parametrize("new_loop", LOOPS)
 def test_w4a_a_replay_from_any_record_sees_what_was_seen(dsn: str, new_loop: NewLoop) -> None:
     wrong.clear()

@@ -179,6 +179,7 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
                 if record.finished:
                     if has_turn(step_id):
                         await _take_turn(run, step_id)
+                        run.moment = None
                     if record.outcome == Code.INTERRUPTED:
                         await run.interrupt_again()
                     if record.outcome == Code.EXPIRED:
@@ -221,6 +222,7 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
             run.check()
         else:
             await _in_turn(run, run.turns.go_on(step_id))
+        run.moment = None
     except asyncio.CancelledError:
         run.turns.forget(step_id)
         run.check()
@@ -304,12 +306,12 @@ async def _take_turn(run: Run, step_id: str) -> None:
 
 
 async def _step_back(run: Run, task: "asyncio.Task[Any] | None") -> None:
-    """Waits until a cancellation may reach the workflow's code, through further ones: it is on its way."""
-    while True:
-        try:
-            return await run.turns.step_back(task)
-        except asyncio.CancelledError:
-            run.check()
+    """Waits until a cancellation may reach the workflow's code."""
+    try:
+        await run.turns.step_back(task)
+    except asyncio.CancelledError:
+        pass  # one more; the caller raises the first
+    run.check()
 
 
 async def _in_turn(run: Run, turn: Coroutine[Any, Any, None]) -> None:

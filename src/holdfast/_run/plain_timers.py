@@ -208,12 +208,19 @@ class TimerFactory:
         return PlainTimer(self, branch, when, callback, args, context)
 
     def time(self) -> float:
-        """As that of the loop. But timeouts that ask whether they are over before they have begun are told
-        that they are not: that is for their timer to say, whose firing is recorded.
+        """As that of the loop. But a timeout that asks whether it is over before it has begun is told that it
+        is not, unless it was made so: that is for its timer to say, whose firing is recorded.
         """
-        if not self._firing and isinstance(scope.get(), Branch) and sys._getframe(1).f_code in _ASKING:
-            return -math.inf
-        return self.real_time()
+        now = self.real_time()
+        branch = scope.get()
+        if self._firing or not isinstance(branch, Branch):
+            return now
+        asker = sys._getframe(1).f_code
+        if asker not in _MAKING and asker not in _BEGINNING:
+            return now
+        if branch.run.moment is None:
+            branch.run.moment = now
+        return branch.run.moment if asker in _MAKING else Moment(branch.run.moment)
 
     @contextmanager
     def firing(self) -> Iterator[None]:
@@ -225,7 +232,15 @@ class TimerFactory:
             self._firing = False
 
 
-_ASKING = frozenset({asyncio.Timeout.reschedule.__code__, anyio_asyncio.CancelScope._timeout.__code__})
+class Moment(float):
+    """The time between two durable calls, for a timeout that begins: past are only deadlines that are now."""
+
+    def __ge__(self, deadline: float) -> bool:
+        return deadline in (float(self), -math.inf)
+
+
+_MAKING = frozenset({asyncio.timeout.__code__, anyio_asyncio.AsyncIOBackend.current_time.__code__})
+_BEGINNING = frozenset({asyncio.Timeout.reschedule.__code__, anyio_asyncio.CancelScope._timeout.__code__})
 
 
 def _branch(context: Context | None) -> Branch | None:

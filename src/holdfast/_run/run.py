@@ -86,6 +86,7 @@ class Run:
         "interrupted_again",
         "journal",
         "mailroom",
+        "moment",
         "origin",
         "outstanding",
         "over",
@@ -137,6 +138,8 @@ class Run:
         self.settled: bool = False
         self.interrupted: set[str] | None = None
         self.mailroom: Any = None
+        self.moment: float | None = None
+        """The loop's time, for timeouts that are made, from one durable call to the next."""
         self._births: int = 0
         self._items: dict[str, list[int]] | None = None
         self.stopped: bool = False
@@ -262,6 +265,7 @@ class Run:
         if not self.stopped:
             self.stopped = True
             self._cancel_tasks()
+            self.turns.let_go()
 
     def cancel(self, cause: BaseException | None = None) -> None:
         """Ends the workflow [W10]: cancels every task of it, once; what they wait for is recorded as
@@ -310,6 +314,7 @@ class Run:
             self.stopped = True
             logger.error("workflow parked, it goes on once %s: %s", until, reason)
             self._cancel_tasks()
+            self.turns.let_go()
 
     def close(self) -> None:
         """The function has returned: tasks left over are cancelled and record nothing."""

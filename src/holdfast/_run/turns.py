@@ -43,14 +43,11 @@ MISSING_AFTER = 5.0
 Task = asyncio.Future[Any]
 
 
-class Place:
-    """Where a cancelled call waits to leave."""
+class Leave(asyncio.Future[None]):
+    """What a cancelled call waits for before it leaves. Further cancellations do not reach it."""
 
-    __slots__ = ("future", "released")
-
-    def __init__(self, future: asyncio.Future[None]) -> None:
-        self.future = future
-        self.released = False
+    def cancel(self, msg: object = None) -> bool:
+        return False
 
 
 class Turns:
@@ -64,6 +61,7 @@ class Turns:
         "_busy",
         "_cancelled",
         "_checking",
+        "_closed",
         "_expected",
         "_held",
         "_leaving",
@@ -102,7 +100,8 @@ class Turns:
         self._awake: dict[Task, None] | None = None
         self._again: dict[Task, bool] | None = None
         self._cancelled: dict[Task, int] | None = None
-        self._leaving: dict[Task, Place | None] | None = None
+        self._leaving: dict[Task, Leave | None] | None = None
+        self._closed = False
         self._busy = False
         self._checking = False
         self._quiet = 0
@@ -139,19 +138,23 @@ class Turns:
             self._cancelled[task] = cancelled
 
     async def step_back(self, task: Task | None) -> None:
-        """A cancelled call leaves when everything else is at rest. Cancelled again, it asks again."""
-        if self.alone or task not in self.tasks:
+        """A cancelled call leaves when everything else is at rest."""
+        if self.alone or task not in self.tasks or self._closed:
             return
         assert task is not None
         if self._leaving is None:
             self._leaving = {}
-        before = self._leaving.get(task)
-        if before is not None and before.released:
-            return
-        place = self._leaving[task] = Place(_future())
+        leave = self._leaving[task] = Leave(loop=asyncio.get_running_loop())
         self._busy = True
         self._check_soon()
-        await place.future
+        await leave
+
+    def let_go(self) -> None:
+        """Nobody waits to leave any more: the workflow does not go on here."""
+        self._closed = True
+        for leave in (self._leaving or {}).values():
+            if leave is not None:
+                _release_one(leave)
 
     def exit(self, task: Task | None) -> None:
         """A durable call is left, or has been completed although it was cancelled."""
@@ -250,9 +253,8 @@ class Turns:
         """The workflow is over: nothing waits here any more."""
         self._recorded = None
         self._disarm()
-        leaving = (place.future for place in (self._leaving or {}).values() if place is not None)
-        passing = (self._passing or {}).values()
-        for future in (*self._waiting.values(), *(self._held or ()), *passing, *leaving):
+        self.let_go()
+        for future in (*self._waiting.values(), *(self._held or ()), *(self._passing or {}).values()):
             if future is not None:
                 future.cancel()
         self._passing = self._awake = self._again = self._cancelled = self._leaving = None
@@ -340,14 +342,13 @@ class Turns:
             self._again.pop(task, None)
         self._awake[task] = None
 
-    def _let_leave(self, leaving: dict[Task, Place | None]) -> None:
-        """Lets the next of the cancelled go, if all of them have come so far."""
+    def _let_leave(self, leaving: dict[Task, Leave | None]) -> None:
+        """Lets the cancelled go, in the order of their births, if all of them have come so far."""
         if None not in leaving.values():
-            first = next(task for task in self.tasks if task in leaving)  # in the order of births
-            place = leaving[first]
-            if place is not None:
-                place.released = True
-                _release_one(place.future)
+            for task in self.tasks:
+                leave = leaving.get(task)
+                if leave is not None:
+                    _release_one(leave)
 
     def _release(self) -> bool:
         """Lets the next call go on; False if there is none that could."""
