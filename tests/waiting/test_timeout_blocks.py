@@ -314,7 +314,7 @@ async def test_of_a_block_and_a_timeout_in_it_the_nearer_wins(
     [(SOON, HOUR, "outer"), (HOUR, SOON, "inner, then here"), (SOON, SOON, "outer")],
 )
 async def test_blocks_nest_and_the_nearer_deadline_ends_its_own_block(
-    processes: Processes, database: Connection, outer: float, inner: float, expected: str, waits: Waits
+    processes: Processes, database: Connection, outer: float, inner: float, expected: str
 ) -> None:
     @hf.workflow
     async def nested() -> str:
@@ -332,11 +332,15 @@ async def test_blocks_nest_and_the_nearer_deadline_ends_its_own_block(
     rt = await processes.runtime(nested)
     to = await rt.start(nested(), id="one")
     if inner < outer:
-        await waits.on("message", "one", "words", times=2)
+        await until(lambda: _expired(database), "the inner deadline has passed")
         await to.send(WORDS, "here")
     assert await within(PATIENCE, to.result()) == expected
     ended = [row for row in await outcomes(database) if row[2] == 13]
     assert [row[3] for row in ended] == ([1] if inner < outer else [0])
+
+
+async def _expired(database: Connection) -> bool:
+    return any(row[2] == 13 for row in await outcomes(database))
 
 
 @hf.workflow
