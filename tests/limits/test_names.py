@@ -40,7 +40,7 @@ HOSTILE = [
     "é" * 128,
 ]
 BAD = ["", "\0", "a\0b", "\ud800", "a\udfffb", "x" * 10_240, "é" * 300]
-NO_STRINGS: list[Any] = [1, b"bytes", ["list"]]
+NO_STRINGS: list[Any] = [1, b"bytes", [["list"]]]
 
 
 @hf.workflow

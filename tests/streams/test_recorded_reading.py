@@ -450,5 +450,5 @@ async def test_s8_anext_is_a_durable_call_where_nothing_is_at_hand(
     writer = await rt.start(mirror(), id="w")
     await writer.send(NEXT, [1, 2])
     found = await within(5, rt.run(asks_for_a_wait("w"), id="r"))
-    assert found == ["<durable read_stream 'tokens'>", "<durable call>", "Wait", "Buffered"]
+    assert found == ["<durable read_stream 'tokens'>", "<durable call>", "Fetch", "Buffered"]
     assert await kinds(database, "r") == ["read_stream"]

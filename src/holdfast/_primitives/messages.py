@@ -186,7 +186,7 @@ def recv(
 
 
 def _recv_of(topic: Topics, timeout: float | None, default: object, type: object) -> "Recv":
-    if topic is None or isinstance(topic, (str, Topic)):
+    if isinstance(topic, (str, bytes)) or not isinstance(topic, Sequence):
         name, kind = _topic_and_type(topic, type)
         return Recv(name, (name,), (kind,), timeout, default)
     found = [_topic_and_type(one, type) for one in topic]
