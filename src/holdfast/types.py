@@ -51,6 +51,10 @@ class Status(StrEnum):
     CANCELLED = "CANCELLED"
     QUARANTINED = "QUARANTINED"
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"there is no status {value!r}; there are {', '.join(cls)}")
+
     @property
     def active(self) -> bool:
         """Whether the workflow runs or will run by itself: ENQUEUED, DELAYED or PENDING."""

@@ -10,8 +10,8 @@ import pytest
 import holdfast as hf
 from holdfast._run.claiming import Claiming
 from holdfast._store.connection import Connection
-from tests.processes import Processes, Waits
-from tests.runtime.witness import PATIENCE, Signals, quick, snapshot, state
+from tests.processes import Processes, Waits, connect
+from tests.runtime.witness import PATIENCE, Signals, quick, snapshot, state, until
 
 seen: list[str] = []
 
@@ -300,3 +300,18 @@ async def test_w11_an_internal_failure_is_no_outcome_of_the_workflows(
         await again.send(workflow_id, "a", "a")
         await again.send(workflow_id, "b", "b")
         assert await again.handle(cleans_up, workflow_id).result(PATIENCE) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("kind", [hf.Client, hf.Runtime])
+async def test_what_cannot_be_entered_leaves_no_connection(empty_dsn: str, kind: type[hf.Client]) -> None:
+    database = await connect(empty_dsn)
+
+    async def alone() -> bool:
+        others = "select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        return not await database.fetch(others)
+
+    tried = kind(empty_dsn, migrate=False)
+    with pytest.raises(hf.SchemaMissing):
+        await tried.__aenter__()
+    await until(alone, "every connection closed")
+    await database.close()

@@ -152,6 +152,8 @@ async def test_schemas_do_not_know_each_other(connection: Connection[Record], on
     assert await connection.fetchval("select left_side.answer() * 10 + right_side.answer()") == 12
     with pytest.raises(SchemaMissing, match=r"'holdfast'.*holdfast migrate"):
         await verify(connection, "holdfast", root=one)
+    with pytest.raises(SchemaMissing, match="run `holdfast migrate --schema other_side`"):
+        await verify(connection, "other_side", root=one)
 
 
 async def test_a_newer_schema_is_left_alone(connection: Connection[Record], one: Path, two: Path) -> None:

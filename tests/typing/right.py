@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, assert_type
@@ -22,6 +22,8 @@ pay_url = hf.Event[str]("pay_url")
 refusals = hf.Topic[str]("refusal")
 tokens = hf.Stream[int]("tokens")
 prices = hf.Topic[Order, float]("price")
+quotes = hf.Topic[Order, str]("quote")
+lines = hf.Stream[str]("lines")
 
 
 @hf.step
@@ -81,6 +83,7 @@ async def checkout(order: Order, *, note: str = "") -> str:
     assert_type(await pay_url.get("other", timeout=1, default=3), str | int)
     assert_type(await hf.get_event("other", pay_url), str)
     await pay_url.set("https://…")
+    await payments.send("other", order, "a key")
     await tokens.write(1, 2, 3)
     assert_type(tokens.trim(2), hf.Wait[int])
     assert_type(await hf.trim_stream("tokens", 2), int)
@@ -207,3 +210,15 @@ async def outside(rt: hf.Runtime, client: hf.Client) -> None:
     assert_type(await rt.start(checkout(Order(1)), id="one", conn=connection), hf.Handle[str])
     await client.send("one", Order(2), payments, key="k", conn=connection)
     assert_type(await fetch("outside a workflow a step just runs"), int)
+    await in_wide_places(rt, handle)
+
+
+async def in_wide_places(rt: hf.Runtime, handle: hf.Handle[str]) -> None:
+    """Where more would do: mypy infers from the outside in."""
+    print(await rt.run(checkout(Order(1))), await rt.start(checkout(Order(1))))
+    print(await handle.get(pay_url), await rt.get_event("one", pay_url))
+    print(await handle.ask(prices, Order(1)), await rt.ask("one", prices, Order(1)))
+    chunks: AsyncIterable[str | bytes] = handle.read(lines)
+    either: str | None = await handle.ask(quotes, Order(1))
+    any_call: hf.Call[object] = checkout(Order(1))
+    print(chunks, either, any_call)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -156,3 +157,11 @@ async def test_w15_the_result_of_an_unknown_id_is_an_error(processes: Processes)
     client = await processes.client()
     with pytest.raises(hf.WorkflowNotFound):
         await client.handle("nobody").result(PATIENCE)
+
+
+async def test_a_handle_of_a_workflow_wants_its_id_too(processes: Processes) -> None:
+    client = await processes.client()
+    handle: Callable[..., object] = client.handle
+    for workflow in (echo, hf.WorkflowRef[[str], str]("echo")):
+        with pytest.raises(TypeError, match=r"handle\(echo, id\)"):
+            handle(workflow)

@@ -228,6 +228,8 @@ class Client(Control):
     def handle(self, workflow: str, /) -> Handle[Any]: ...
     def handle(self, workflow: Any, id: str | None = None, /) -> Handle[Any]:
         """A handle of a workflow by its id, typed when the workflow is given first; no I/O."""
+        if id is None and isinstance(workflow, Workflow | WorkflowRef):
+            raise TypeError(f"handle takes an id too: handle({workflow.name}, id)")
         if id is None:
             return Handle(self.engine, workflow, Any)
         if isinstance(workflow, Workflow):

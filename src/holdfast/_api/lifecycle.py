@@ -51,14 +51,20 @@ class Lifecycle:
             raise NotRunning(f"this {type(self).__name__} is running already; make another one")
         dsn = self._dsn or await self._embed()
         try:
-            engine = self._build(dsn)
-            await engine.prepare()
-            await self._start(engine)
+            await self._enter(self._build(dsn))
         except BaseException:
             self._engine = None
             await self._release_embedded()
             raise
         return self
+
+    async def _enter(self, engine: Engine) -> None:
+        try:
+            await engine.prepare()
+            await self._start(engine)
+        except BaseException:
+            await engine.aclose()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

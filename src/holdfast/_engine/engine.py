@@ -171,8 +171,12 @@ class Engine:
         finally:
             # Whoever still waits looks once more, and is told that nobody answers.
             self.waiters.wake_all()
-            await self.pool.aclose(CLOSE_PATIENCE)
-            await self._service.aclose(CLOSE_PATIENCE)
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the pools: for an engine that does not come to run; `run` does so when it ends."""
+        await self.pool.aclose(CLOSE_PATIENCE)
+        await self._service.aclose(CLOSE_PATIENCE)
 
     async def _start(self, heard: asyncio.Event, started: asyncio.Event) -> None:
         """The engine can be used once it hears, and its lanes have had their first try at a connection."""

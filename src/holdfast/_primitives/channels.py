@@ -9,11 +9,16 @@ from typing import Any, Generic, TypeVar, get_args
 from holdfast import _keys
 from holdfast._codec import check_type
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Channel(Generic[T]):
-    """A name for values of one type; `Topic`, `Event` and `Stream` are its kinds."""
+class Channel(Generic[T_co]):
+    """A name for values of one type; `Topic`, `Event` and `Stream` are its kinds.
+
+    Events and streams are covariant although values go in too: mypy asks for an `Event[object]` in
+    `print(await handle.get(event))`, and what is written to is the constant that a program has named once.
+    A topic is not: the type of its messages is what `Handle.send` checks a message against.
+    """
 
     __slots__ = ("__orig_class__", "__weakref__", "name")
     noun = "channel"

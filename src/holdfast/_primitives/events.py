@@ -24,11 +24,12 @@ from holdfast.errors import WaitTimeout, WorkflowFinished
 from holdfast.types import MISSING
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 D = TypeVar("D")
 INSTEAD = "from outside, use Runtime.get_event, Client.get_event or Handle.get"
 
 
-class Event(Channel[T], Generic[T]):
+class Event(Channel[T_co], Generic[T_co]):
     """A typed name for a value that a workflow publishes.
 
     Example:
@@ -40,23 +41,23 @@ class Event(Channel[T], Generic[T]):
     __slots__ = ()
     noun = "event key"
 
-    def set(self, value: T) -> Wait[None]:
+    def set(self, value: T_co) -> Wait[None]:  # type: ignore[misc]  # see Channel
         """Publishes or replaces the value; see `holdfast.set_event`."""
         return set_event(self, value)
 
     @overload
-    def get(self, workflow_id: str, *, timeout: float | timedelta | None = None) -> Wait[T]: ...
+    def get(self, workflow_id: str, *, timeout: float | timedelta | None = None) -> Wait[T_co]: ...
     @overload
     def get(
         self, workflow_id: str, *, timeout: float | timedelta | None = None, default: D
-    ) -> Wait[T | D]: ...
+    ) -> Wait[T_co | D]: ...
     def get(
         self, workflow_id: str, *, timeout: float | timedelta | None = None, default: object = MISSING
     ) -> Wait[Any]:
         """The value of another workflow's event; see `holdfast.get_event`."""
         return get_event(workflow_id, self, timeout=timeout, default=default)
 
-    def watch(self, workflow_id: str) -> AsyncIterator[T]:
+    def watch(self, workflow_id: str) -> AsyncIterator[T_co]:
         """The value now, then every change; see `holdfast.watch_event`."""
         return watch_event(workflow_id, self)
 

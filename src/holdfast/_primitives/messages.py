@@ -32,9 +32,9 @@ from holdfast.types import MISSING, Missing
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as DefaultedTypeVar
 
-    A = DefaultedTypeVar("A", default=object)
+    A_co = DefaultedTypeVar("A_co", default=object, covariant=True)
 else:
-    A = TypeVar("A")
+    A_co = TypeVar("A_co", covariant=True)
 
 T = TypeVar("T")
 T2 = TypeVar("T2")
@@ -45,7 +45,7 @@ NO_TOPIC = ""
 INSTEAD = "from outside, send with Runtime.send, Client.send or Handle.send"
 
 
-class Topic(Channel[T], Generic[T, A]):
+class Topic(Channel[T], Generic[T, A_co]):
     """A typed name for durable messages to a workflow; `Topic[Q, A]` if a message may ask, and be answered
     with an A.
 
@@ -74,7 +74,7 @@ class Topic(Channel[T], Generic[T, A]):
         """Takes the next message of this topic; see `holdfast.recv`."""
         return recv(self, timeout=timeout, default=default)
 
-    def send(self, workflow_id: str, value: T, *, key: str | None = None) -> Wait[None]:
+    def send(self, workflow_id: str, value: T, key: str | None = None) -> Wait[None]:
         """Sends a message of this topic from a workflow or a step; see `holdfast.send`."""
         return send(workflow_id, value, self, key=key)
 
@@ -82,7 +82,7 @@ class Topic(Channel[T], Generic[T, A]):
         """Every message of this topic as it comes, in a workflow; never ends by itself."""
         return Inbox(self)
 
-    def ask(self, workflow_id: str, value: T, *, timeout: float | timedelta | None = None) -> Wait[A]:
+    def ask(self, workflow_id: str, value: T, *, timeout: float | timedelta | None = None) -> Wait[A_co]:
         """Sends a request of this topic, and waits for the reply; from a workflow or a step [M11].
 
         In a workflow it is one durable call: asked exactly once, and a replay has the same reply. From a step
@@ -97,7 +97,7 @@ class Topic(Channel[T], Generic[T, A]):
         """
         return requests.ask(workflow_id, self, value, timeout)
 
-    def requests(self) -> AsyncIterator[Request[T, A]]:
+    def requests(self) -> AsyncIterator[Request[T, A_co]]:
         """Every message of this topic as it comes, to be answered; in a workflow, never ends by itself.
 
         A message that was sent and not asked is given too, and its answer goes nowhere. What does not decode

@@ -21,10 +21,11 @@ from holdfast._store.commits import Answer, Close, Code, Write
 from holdfast.errors import StreamClosed
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 INSTEAD = "only a workflow writes its streams"
 
 
-class Stream(Channel[T], Generic[T]):
+class Stream(Channel[T_co], Generic[T_co]):
     """A typed name for a stream of values.
 
     Example:
@@ -36,7 +37,7 @@ class Stream(Channel[T], Generic[T]):
     __slots__ = ()
     noun = "stream name"
 
-    def write(self, *values: T) -> Wait[None]:
+    def write(self, *values: T_co) -> Wait[None]:  # type: ignore[misc]  # see Channel
         """Appends values, all in one commit; see `holdfast.write_stream`."""
         return write_stream(self, *values)
 
@@ -46,7 +47,7 @@ class Stream(Channel[T], Generic[T]):
 
     def read(
         self, workflow_id: str, *, after: int | None = None, last: int | None = None, follow: bool = True
-    ) -> Reader[T]:
+    ) -> Reader[T_co]:
         """Reads a stream; see `holdfast.read_stream`."""
         return read_stream(workflow_id, self, after=after, last=last, follow=follow)
 
@@ -55,8 +56,8 @@ class Stream(Channel[T], Generic[T]):
         return trim_stream(self, before)
 
     def pipe(
-        self, source: AsyncIterable[T], *, every: float | timedelta = 0.05, most: int | None = None
-    ) -> AsyncIterator[T]:
+        self, source: AsyncIterable[T_co], *, every: float | timedelta = 0.05, most: int | None = None
+    ) -> AsyncIterator[T_co]:  # type: ignore[misc]  # see Channel
         """Passes the items of `source` through, and writes them in their order, several in one commit.
 
         In a step: an item is written at once if nothing has been written for `every` seconds, else with those

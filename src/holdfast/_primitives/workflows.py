@@ -25,11 +25,12 @@ from holdfast.errors import ConfigurationError, NotInWorkflow, WorkflowConflict
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 MAX_RECOVERIES = 5
 MOST_RECOVERIES = 1_000_000
 
 
-class Call(Wait[R], Generic[R]):
+class Call(Wait[R_co], Generic[R_co]):
     """A workflow with its arguments: give it to `start` or `run`, or await it in a workflow as a child."""
 
     __slots__ = ("args", "kwargs", "name", "returns", "target")
@@ -51,11 +52,11 @@ class Call(Wait[R], Generic[R]):
         self.kwargs: dict[str, Any] = kwargs
         self.target: Definition | None = target
 
-    def _run_child(self) -> Coroutine[Any, Any, R]:
+    def _run_child(self) -> Coroutine[Any, Any, R_co]:
         branch = current_branch(f"awaiting {self.name}(…)", "from outside, use Runtime.run or Runtime.start")
         return durable(branch.run, branch.next_step_id(), RunChild(self))
 
-    def hand_over(self, branch: Branch) -> tuple[str, Operation[R]]:
+    def hand_over(self, branch: Branch) -> tuple[str, Operation[R_co]]:
         self._use()
         return branch.next_step_id(), RunChild(self)
 

@@ -72,12 +72,17 @@ async def verify(connection: Connection[Record], schema: str, *, root: Path | No
     plan = _plan(schema, root)
     installed = await _installed(connection, plan)
     if not installed:
-        raise SchemaMissing(f"no holdfast schema {schema!r} in this database; run `holdfast migrate`")
+        raise SchemaMissing(f"no holdfast schema {schema!r} in this database; run `{_command(schema)}`")
     if _difference(plan, installed):
         raise SchemaTooOld(
             f"schema {schema!r} is at version {max(installed)}, this holdfast needs {len(plan.migrations)}"
-            " and the functions that go with it; run `holdfast migrate`"
+            f" and the functions that go with it; run `{_command(schema)}`"
         )
+
+
+def _command(schema: str) -> str:
+    """What brings this schema up to date, as one types it."""
+    return "holdfast migrate" if schema == "holdfast" else f"holdfast migrate --schema {schema}"
 
 
 def script(schema: str, *, after: int = 0, root: Path | None = None) -> str:
