@@ -290,7 +290,7 @@ class Client(Control):
         timeout: float | timedelta | None = None,
         type: object = Any,
     ) -> Any:
-        """Sends a request, and waits for the workflow's reply, at most `timeout` seconds [M11].
+        """Sends a request, and waits for the workflow's reply, at most `timeout` seconds.
 
         The workflow takes it with `Topic.requests`; a plain `recv` takes it as any message, and then nobody
         answers. Whoever gives up waiting harms nobody: the request stays, and is answered in vain. Asking
@@ -314,7 +314,7 @@ class Client(Control):
         self, workflow: Handle[Any] | str, topic: str | Topic[Any, Any], *, ttl: float | timedelta
     ) -> str:
         """A secret with which anybody can send one message of a topic to a workflow, within `ttl` seconds:
-        for the link in a mail, or the address that a webhook calls [M12].
+        for the link in a mail, or the address that a webhook calls.
 
         Signed with the first of `Settings.hmac_keys`, safe in an URL, at most some 1,200 characters; no I/O.
         Neither the workflow nor the topic can be changed in it, but whoever holds it can read them. Its time
@@ -333,7 +333,7 @@ class Client(Control):
         return self._tokens.issue(workflow_id, name_and_type(topic, "topic", Any)[0], ttl)
 
     async def redeem(self, token: str, value: object) -> None:
-        """Sends `value` as the one message that a token allows: exactly once, however many try at once [M12].
+        """Sends `value` as the one message that a token allows: exactly once, however many try at once.
 
         Redeem in answer to a POST: programs that look into mails follow links.
 

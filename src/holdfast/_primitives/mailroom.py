@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 
-from holdfast._engine.writer import Answers
+from holdfast._engine.submissions import Answers
 from holdfast._observe import point
 from holdfast._run.blocks import DeadlinePassed
 from holdfast._run.operation import due_of, wait

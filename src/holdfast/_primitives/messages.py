@@ -83,7 +83,7 @@ class Topic(Channel[T], Generic[T, A]):
         return Inbox(self)
 
     def ask(self, workflow_id: str, value: T, *, timeout: float | timedelta | None = None) -> Wait[A]:
-        """Sends a request of this topic, and waits for the reply; from a workflow or a step [M11].
+        """Sends a request of this topic, and waits for the reply; from a workflow or a step.
 
         In a workflow it is one durable call: asked exactly once, and a replay has the same reply. From a step
         it is asked anew each time.

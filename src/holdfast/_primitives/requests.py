@@ -1,4 +1,4 @@
-"""Requests: messages that wait for a reply [M11].
+"""Requests: messages that wait for a reply.
 
 A request is an ordinary message that carries an id. The reply is an event of the workflow that was asked,
 under a key that nobody but the library can take: so it is committed exactly once, wakes whoever waits for it,
@@ -55,7 +55,7 @@ class Request(Generic[Q, A]):
 
     def reply(self, value: A) -> Wait[None]:
         """Answers with a value. In a workflow exactly once; in a step of it at least once, and the first
-        answer that is committed is the one that counts [M11].
+        answer that is committed is the one that counts.
 
         An asker who has gone is no error.
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from typing import Any, NoReturn, Protocol
 
 from holdfast._engine.engine import Engine
+from holdfast._engine.submissions import Answers, Received
 from holdfast._engine.waiters import Waiters
-from holdfast._engine.writer import Answers, Received, Writer
+from holdfast._engine.writer import Writer
 from holdfast._observe import logger
 from holdfast._run.registry import Definition, Registry
 from holdfast._run.turns import Turns
