@@ -83,17 +83,41 @@ class Sleep(Operation[None]):
 
 
 def now() -> Wait[datetime]:
-    """The time, with its zone (UTC), recorded once: a replay gets the same. Only in a workflow."""
+    """The time, with its zone (UTC), recorded once: a replay gets the same [W2]. Only in a workflow.
+
+    Raises:
+        NotInWorkflow: outside a workflow, or inside a step.
+
+    Example:
+        >>> async def is_weekend() -> bool:
+        ...     return (await now()).weekday() >= 5
+    """
     return _once("now", _clock.utcnow, datetime)
 
 
 def uuid() -> Wait[UUID]:
-    """A random UUID, recorded once: a replay gets the same. Only in a workflow."""
+    """A random UUID, recorded once: a replay gets the same [W2]. Only in a workflow.
+
+    Raises:
+        NotInWorkflow: outside a workflow, or inside a step.
+
+    Example:
+        >>> async def idempotency_key() -> str:
+        ...     return str(await uuid())
+    """
     return _once("uuid", uuid4, UUID)
 
 
 def random() -> Wait[float]:
-    """A random number from 0 to 1, recorded once: a replay gets the same. Only in a workflow."""
+    """A random number from 0 up to 1, recorded once: a replay gets the same [W2]. Only in a workflow.
+
+    Raises:
+        NotInWorkflow: outside a workflow, or inside a step.
+
+    Example:
+        >>> async def in_the_sample() -> bool:
+        ...     return await random() < 0.01
+    """
     return _once("random", CHANCE.random, float)
 
 

@@ -9,7 +9,7 @@ from holdfast._run.operation import Operation
 from holdfast._run.run import Run
 from holdfast._store import streams
 from holdfast._store.commits import Answer, Code, Journaled
-from holdfast.errors import DatabaseUnavailable, WorkflowNotFound, WorkflowStopped
+from holdfast.errors import DatabaseUnavailable, NotRunning, WorkflowNotFound
 
 
 def check_before(before: int) -> int:
@@ -53,11 +53,8 @@ class TrimStream(Operation[int]):
         engine = run.executor.engine
         try:
             oldest = await trim(engine, run.workflow_id, self.name, self.before)
-        except DatabaseUnavailable:
-            run.executor.give_up()
-            raise WorkflowStopped(
-                f"the database is away; workflow {run.workflow_id!r} goes on when it is back"
-            ) from None
+        except (DatabaseUnavailable, NotRunning) as error:
+            raise run.cut_off(error) from None
         output = engine.codec.encode(oldest, engine.context(run.workflow_id, "step", self.name))
         await run.commit(
             Journaled(owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, output=output)
