@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 import holdfast as hf
+from holdfast import _observe
 from holdfast._store.connection import Connection
 from tests.processes import Points, Processes, Waits, rows
-from tests.runtime.witness import PATIENCE, Signals, quick, state
+from tests.runtime.witness import PATIENCE, Signals, quick, state, until
+from tests.workflows.test_determinism import LOOPS, NewLoop
 
 ran: Counter[Any] = Counter()
 at_once: list[int] = [0, 0]
@@ -128,7 +130,7 @@ async def test_outcomes_of_workflows_and_references_to_them(
     assert len(children) == 4
 
 
-async def test_outcomes_come_in_the_order_of_completion(processes: Processes, waits: Waits) -> None:
+async def test_outcomes_come_in_the_order_of_completion(processes: Processes) -> None:
     @hf.workflow
     async def ordered() -> list[int]:
         seen = []
@@ -139,12 +141,11 @@ async def test_outcomes_come_in_the_order_of_completion(processes: Processes, wa
 
     rt = await processes.runtime(ordered, settings=quick())
     handle = await rt.start(ordered(), id="one")
+    changes = aiter(handle.watch(hf.Event[int]("seen")))
     async with asyncio.timeout(PATIENCE):
         for item in (2, 0, 3, 1):
             gate(item).set()
-            while await handle.get(hf.Event[int]("seen")) != item:
-                await waits.on("event", "one", "seen", times=0)
-                await asyncio.sleep(0.005)
+            assert await anext(changes) == item
     assert await handle.result(PATIENCE) == [2, 0, 3, 1]
 
 
@@ -249,9 +250,7 @@ async def test_w2_outcomes_recorded_but_not_handed_out_come_first_in_the_order_o
 
 async def _recorded(database: Connection, item: int) -> None:
     query = "select count(*) from holdfast.steps where step_id = $1 and finished_at is not null"
-    async with asyncio.timeout(PATIENCE):
-        while not await database.fetchval(query, f"1#{item}"):
-            await asyncio.sleep(0.005)
+    await until(lambda: database.fetchval(query, f"1#{item}"), f"recorded: item {item}")
 
 
 async def test_nested_and_in_branches_of_gather(processes: Processes, waits: Waits) -> None:
@@ -348,6 +347,46 @@ async def test_w10_cancelling_the_workflow_cancels_what_runs(
     assert set(ended[:-1]) <= {f"step {item}" for item in range(1, 4)}
     outcomes = await database.fetch("select step_id, outcome from holdfast.steps where outcome = 2")
     assert {"1#1", "1#2"} <= {row["step_id"] for row in outcomes}
+
+
+async def test_w10_a_crash_during_the_clean_up_is_cancelled_at_the_same_place(
+    processes: Processes, database: Connection, waits: Waits
+) -> None:
+    lives: list[list[Any]] = []
+
+    @hf.workflow
+    async def cancelled() -> None:
+        seen: list[Any] = []
+        lives.append(seen)
+        outcomes = hf.each(gated, range(100), limit=3)
+        try:
+            async for found in outcomes:
+                seen.append(found.item)
+                await hf.set_event("seen", found.item)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            await hf.recv("clean up")
+            with pytest.raises(asyncio.CancelledError):
+                await anext(outcomes)
+            seen.append([found.value async for found in hf.each(double, [3])])
+            raise
+
+    gate(1).set()
+    rt = await processes.runtime(cancelled, settings=quick())
+    handle = await rt.start(cancelled(), id="one")
+    assert await handle.get(hf.Event[int]("seen"), timeout=PATIENCE) == 1
+    await handle.cancel()
+    await waits.on("message", "one", "clean up")
+    await processes.leave(rt)
+    waits.forget()
+    rt = await processes.runtime(cancelled, settings=quick())
+    await waits.on("message", "one", "clean up")
+    assert lives == [[1, "cancelled"], [1, "cancelled"]]
+    await rt.send("one", None, "clean up")
+    with pytest.raises(hf.WorkflowCancelled):
+        await rt.handle(cancelled, "one").result(PATIENCE)
+    assert lives[1] == [1, "cancelled", [6]]
+    assert set(ran) == {0, 1, 2, 3}
 
 
 async def test_w10_children_are_cancelled_with_the_workflow(
@@ -469,9 +508,11 @@ async def test_w5_fewer_items_than_the_journal_knows_is_nondeterminism(
     await processes.leave(rt)
     numbers.pop()
     rt = await processes.runtime(changing, settings=quick())
-    async with asyncio.timeout(PATIENCE):
-        while "an iterable of 2 items" not in caplog.text:
-            await asyncio.sleep(0.01)
+
+    async def parked() -> bool:
+        return "an iterable of 2 items" in caplog.text
+
+    await until(parked, "parked")
     assert (await rt.handle("one").status()).status is hf.Status.PENDING
 
 
@@ -509,6 +550,44 @@ async def test_what_each_does_not_take(processes: Processes) -> None:
 
     rt = await processes.runtime(refused, settings=quick())
     assert await (await rt.start(refused(), id="one")).result(PATIENCE) == "refused"
+
+
+@pytest.mark.parametrize("new_loop", LOOPS)
+def test_w4_branches_with_each_are_the_same_in_every_life(dsn: str, new_loop: NewLoop) -> None:
+    seen: dict[str, list[list[Any]]] = {}
+
+    @hf.workflow
+    async def branches() -> None:
+        order: list[Any] = []
+
+        async def branch(base: int) -> None:
+            async for found in hf.each(double, range(base, base + 12), limit=4):
+                order.append(found.item)
+                if found.item % 3 == 0:
+                    order.append(await double(found.item * 100))
+
+        await asyncio.gather(*(branch(base) for base in (20, 40, 60)))
+        seen.setdefault(hf.current().workflow_id, []).append(order)
+        await hf.recv("go on")
+
+    async def live() -> None:
+        async with Processes(dsn) as processes:
+            for _ in range(3):
+                waits = Waits()
+                unsubscribe = _observe.subscribe(waits)
+                rt = await processes.runtime(branches, settings=quick())
+                for number in range(5):
+                    await rt.start(branches(), id=str(number))
+                for number in range(5):
+                    await waits.on("message", str(number), "go on")
+                await processes.leave(rt)
+                unsubscribe()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(live())
+    for first, *others in seen.values():
+        assert others == [first, first]
+    assert len(seen) == 5
 
 
 def test_k4_an_outcome_shows_nothing_of_its_payload() -> None:

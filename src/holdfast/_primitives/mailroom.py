@@ -243,6 +243,8 @@ class Mailroom:
         finally:
             for topic in topics:
                 del busy[topic]
+            if not busy:
+                self._busy = None
             for place in places:
                 place.looking = None
             over.set()

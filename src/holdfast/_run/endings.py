@@ -29,22 +29,18 @@ class Continuation(BaseException):
 
 async def live_out(run: Run, data: bytes) -> Ending | None:
     """Runs the workflow's code to its end; None if it has no outcome here."""
-    try:
-        return await _live_out(run, data)
-    except PayloadCodecError as error:
-        run.park_unread(error)
-        return None
-
-
-async def _live_out(run: Run, data: bytes) -> Ending | None:
+    # Ten thousand workflows may wait in here: one frame between the task and their code, no more.
     if run.cancelling and not run.journal:
         return cancelled(run)
     value: object = None
     failure: BaseException | None = None
     try:
-        value = await _call(run, data)
-    except (KeyboardInterrupt, SystemExit, PayloadCodecError):
+        args, kwargs = _arguments(run, data)
+        value = await run.definition.fn(*args, **kwargs)
+    except (KeyboardInterrupt, SystemExit):
         raise
+    except PayloadCodecError as error:
+        run.park_unread(error)
     except BaseException as error:
         failure = error
     if run.stopped or run.over:
@@ -52,16 +48,17 @@ async def _live_out(run: Run, data: bytes) -> Ending | None:
     if run.turns.unreplayed is not None and not run.cancelling:
         run.park(mismatch(run, run.journal[run.turns.unreplayed], "the end of the workflow"))
         return None
-    if run.cancelling:
-        return cancelled(run)
-    return _ending(run, value, failure)
+    try:
+        return cancelled(run) if run.cancelling else _ending(run, value, failure)
+    except PayloadCodecError as error:
+        run.park_unread(error)
+        return None
 
 
-async def _call(run: Run, data: bytes) -> Any:  # noqa: ANN401 - whatever the workflow returns
-    codec, engine, definition = run.executor.engine.codec, run.executor.engine, run.definition
+def _arguments(run: Run, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    engine, definition = run.executor.engine, run.definition
     context = engine.context(run.origin or run.workflow_id, "input", definition.name)
-    args, kwargs = codec.decode_call(data, definition.parameters, context)
-    return await definition.fn(*args, **kwargs)
+    return engine.codec.decode_call(data, definition.parameters, context)
 
 
 def _ending(run: Run, value: object, failure: BaseException | None) -> Ending:
