@@ -216,7 +216,9 @@ class Client(Control):
         attributes: Mapping[str, Any] | None = None,
         on_existing: Existing = "attach",
     ) -> R:
-        """Starts a workflow and waits for its result: `start` and `Handle.result` in one."""
+        """Starts a workflow and waits for its result: `start` and `Handle.result` in one, with the errors of
+        both. `timeout` is the workflow's own: past it, it is cancelled [W10].
+        """
         handle = await self.start(
             call, id=id, timeout=timeout, attributes=attributes, on_existing=on_existing
         )
@@ -392,7 +394,11 @@ class Client(Control):
     def watch_event(self, workflow_id: str, key: str, type: object = ...) -> AsyncIterator[Any]: ...
     def watch_event(self, workflow_id: str, key: str | Event[Any], type: object = Any) -> AsyncIterator[Any]:
         """An event's value now, then every change in the order of revisions; a slow watcher skips to the
-        latest. Ends when the workflow is no longer active, after the last value [E5].
+        latest. Ends when the workflow is no longer active, after the last value [E5]. A workflow that does
+        not exist yet is waited for [E2].
+
+        Raises:
+            InvalidName: if the id or the key cannot be one.
         """
         return events.watch(self.engine, workflow_id, key, type)
 

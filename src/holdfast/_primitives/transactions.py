@@ -219,6 +219,9 @@ def transaction(fn: Callable[Concatenate[Any, P], Awaitable[R]], /) -> Transacti
     The isolation is READ COMMITTED. What it raises rolls the transaction back and is recorded. A transaction
     that a lost connection or a deadlock has rolled back is run again.
 
+    Raises:
+        ConfigurationError: if it is no async def.
+
     Example:
         >>> @transaction
         ... async def book(connection: Any, account: int, amount: int) -> None:
