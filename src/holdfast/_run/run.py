@@ -138,7 +138,7 @@ class Run:
         self.posted: asyncio.Future[Any] | None = None
         self.settled: bool = False
         self.interrupted: set[str] | None = None
-        self.mailroom: Any = None
+        self.mailroom: object | None = None
         self.moment: float | None = None
         """The loop's time, for timeouts that are made, from one durable call to the next."""
         self._births: int = 0
