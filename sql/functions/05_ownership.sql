@@ -92,6 +92,18 @@ begin
 end
 $$;
 
+-- Workflows of an executor that have been asked to end. It is asked after every claim, so only its own are read.
+create or replace function holdfast.list_cancelling(executor integer) returns setof text
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off as
+$$
+begin
+    return query
+    select w.id from holdfast.workflows w
+    where w.executor_id = executor and w.executor_id is not null and w.status = 2 and w.cancelling;
+end
+$$;
+
 -- Ends the sessions that hold the fence of an executor, so that fence() need not wait for one that hangs.
 create or replace function holdfast.evict(executor integer) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp as
