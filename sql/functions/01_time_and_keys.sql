@@ -26,14 +26,16 @@ $$;
 create or replace function holdfast.channel() returns text
 language sql immutable set search_path = pg_catalog, pg_temp as
 $$
-    select 'hold' || 'fast_' || substr(encode(sha256(convert_to(split_part('holdfast.channel', '.', 1), 'UTF8')), 'hex'), 1, 16)
+    select 'hold' || 'fast_'
+        || substr(encode(sha256(convert_to(split_part('holdfast.channel', '.', 1), 'UTF8')), 'hex'), 1, 16)
 $$;
 
 -- A fresh id: a UUID of version 7, made as _keys.new_workflow_id makes them.
 create or replace function holdfast.new_workflow_id() returns text
 language sql volatile set search_path = pg_catalog, pg_temp as
 $$
-    select substr(milliseconds, 1, 8) || '-' || substr(milliseconds, 9) || '-7' || fraction || '-' || substr(gen_random_uuid()::text, 20)
+    select substr(milliseconds, 1, 8) || '-' || substr(milliseconds, 9) || '-7' || fraction
+        || '-' || substr(gen_random_uuid()::text, 20)
     from (select floor(extract(epoch from clock_timestamp()) * 1000000)::bigint as microseconds offset 0) t
     cross join lateral (
         select lpad(to_hex(microseconds / 1000), 12, '0') as milliseconds,

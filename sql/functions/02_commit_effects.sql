@@ -4,14 +4,16 @@
 -- and leaves out whatever belongs to either. They are called by commit_batch only, under its locks and its plan settings:
 -- only the index can serve the look-ups (LATERAL … LIMIT 1 by key; never EXISTS in a select list, which may be hashed over
 -- the whole table), however small a table was when the plan was made.
--- They are plpgsql because a session keeps the plans of plpgsql and, before PostgreSQL 18, plans SQL functions anew each time.
+-- They are plpgsql because a session keeps the plans of plpgsql and, before PostgreSQL 18, plans SQL functions anew each
+-- time.
 
 -- Workflows that begin. Says something only of those it did not create.
--- code 6: the id belongs to another workflow, or to any (implied is NULL); 11: it exists and is attached to, note = its name;
+-- code 6: the id belongs to another workflow, or to any (implied is NULL); 11: it exists and is attached to, note = its
+-- name;
 -- 12: it was to run here, but this executor has lost its lease: it is enqueued instead.
 create or replace function holdfast.commit_starts(
-    me integer, alive boolean, owned text[], done integer[], places integer[], runs integer[], steps text[], ids text[], names text[],
-    tokens uuid[], heres boolean[], implieds boolean[], inputs bytea[], timeouts double precision[],
+    me integer, alive boolean, owned text[], done integer[], places integer[], runs integer[], steps text[], ids text[],
+    names text[], tokens uuid[], heres boolean[], implieds boolean[], inputs bytea[], timeouts double precision[],
     attributes text[], version text
 ) returns table (r_place integer, r_code smallint, r_note text)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
@@ -43,7 +45,8 @@ begin
         return query
         select s.place, (case
                 when w.name <> s.name or s.implied is null then 6
-                when s.implied and (w.parent_id is distinct from owned[s.run] or w.parent_step is distinct from s.step) then 6
+                when s.implied and (w.parent_id is distinct from owned[s.run] or w.parent_step is distinct from s.step)
+                    then 6
                 else 11 end)::smallint, w.name
         from unnest(places, runs, steps, ids, names, tokens, implieds) as s (place, run, step, id, name, token, implied)
         cross join lateral (
@@ -69,11 +72,13 @@ begin
             as s (place, run, step, destination, topic, payload, token, key, request)
         left join lateral (select w.status from holdfast.workflows w where w.id = s.destination limit 1) w on true
         left join lateral (
-            select true as taken from holdfast.messages m where m.workflow_id = s.destination and m.dedup_key = s.key limit 1) k
+            select true as taken from holdfast.messages m
+            where m.workflow_id = s.destination and m.dedup_key = s.key limit 1) k
             on s.key is not null and w.status in (3, 4)
         where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done)),
     sent as (
-        insert into holdfast.messages (workflow_id, topic, payload, sender, sender_step, token, dedup_key, request, created_at)
+        insert into holdfast.messages (workflow_id, topic, payload, sender, sender_step, token, dedup_key, request,
+            created_at)
         select s.destination, s.topic, s.payload, case when s.run > 0 then owned[s.run] end, s.step, s.token, s.key,
             s.request, holdfast.now()
         from wanted s
@@ -89,7 +94,8 @@ $$;
 -- Event values: the next revisions of their keys, in the order of their places [E1]. The reply to a request is one too, and
 -- the first that is committed is the only one: any other is dropped silently, for a step may try again what it has done.
 create or replace function holdfast.commit_events(
-    owned text[], done integer[], places integer[], runs integer[], steps text[], keys text[], payloads bytea[], tokens uuid[]
+    owned text[], done integer[], places integer[], runs integer[], steps text[], keys text[], payloads bytea[],
+    tokens uuid[]
 ) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
@@ -99,7 +105,8 @@ begin
         coalesce(latest.revision, 0) + e.rank,
         e.payload, e.step, e.token, holdfast.now()
     from (
-        select s.*, starts_with(s.key, '::reply:') as reply, row_number() over (partition by s.run, s.key order by s.place) as rank
+        select s.*, starts_with(s.key, '::reply:') as reply,
+            row_number() over (partition by s.run, s.key order by s.place) as rank
         from unnest(places, runs, steps, keys, payloads, tokens) as s (place, run, step, key, payload, token)
         where owned[s.run] is not null and s.place <> all (done)) e
     left join lateral (
@@ -109,8 +116,8 @@ begin
 end
 $$;
 
--- Stream values: dense offsets in the order of the calls [S1], which go on where the values before have been trimmed. Says 7 for a stream that is closed, in the table or by a
--- record of this batch that was called earlier [S3].
+-- Stream values: dense offsets in the order of the calls [S1], which go on where the values before have been trimmed. Says
+-- 7 for a stream that is closed, in the table or by a record of this batch that was called earlier [S3].
 create or replace function holdfast.commit_writes(
     owned text[], done integer[], places integer[], runs integer[], steps text[], keys text[], payloads bytea[],
     attempts smallint[], tokens uuid[], close_places integer[], close_runs integer[], close_keys text[]
@@ -164,7 +171,8 @@ $$;
 -- journal, ENQUEUED for whoever knows it. Cancelling wins. Says 8 of one that was to go on and is CANCELLED instead.
 -- The children of what is cancelled are cancelled with it, those included whose start was on its way at the time [W10].
 create or replace function holdfast.commit_ends(
-    owned text[], channel text, places integer[], runs integer[], statuses smallint[], outputs bytea[], names text[], inputs bytea[]
+    owned text[], channel text, places integer[], runs integer[], statuses smallint[], outputs bytea[], names text[],
+    inputs bytea[]
 ) returns table (r_place integer, r_code smallint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$

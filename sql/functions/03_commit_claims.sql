@@ -19,9 +19,11 @@ $$
 begin
     return query
     with asked as materialized (
-        select c.*, owned[c.run] as workflow_id, s.finished_at is not null and c.given is null as already, s.outcome as recorded, s.output,
+        select c.*, owned[c.run] as workflow_id, s.finished_at is not null and c.given is null as already,
+            s.outcome as recorded, s.output,
             s.deadline, case when c.kind = 'get_event' then s.origin else s.target end as noted,
-            row_number() over (partition by c.run, c.kind, c.name, s.finished_at is null and c.given is null order by c.place) as rank
+            row_number() over (
+                partition by c.run, c.kind, c.name, s.finished_at is null and c.given is null order by c.place) as rank
         from unnest(places, runs, steps, kinds, names, targets, timeouts, givens, choices, afters)
             as c (place, run, step, kind, name, target, timeout, given, choice, after)
         left join lateral (
@@ -39,7 +41,8 @@ begin
                 when a.kind = 'read_stream' then
                     case when w.status is null then 4 when r.batch is not null and a.after >= -1 then 0 when r.closed then 7
                         when w.status > 2 then 5 when r.batch is not null then 0 end
-                when a.kind = 'ask' then case when e.payload is not null then 0 when w.status is null then 4 when w.status > 2 then 5 end
+                when a.kind = 'ask' then case
+                        when e.payload is not null then 0 when w.status is null then 4 when w.status > 2 then 5 end
                 when a.kind in ('run', 'result') then
                     case when w.status is null then 4 else (array[0, 1, 8, 9])[w.status - 2] end
             end)::smallint as outcome,
@@ -68,7 +71,8 @@ begin
             on a.kind in ('read_stream', 'watch_event') and not a.already and a.given is null),
     decided as materialized (
         select f.*, case when f.already then f.recorded else coalesce(f.outcome,
-            (case when f.due <= f.moment and f.kind <> 'timeout' then case when f.kind in ('sleep', 'sleep_until') then 0 else 3 end end)::smallint)
+            (case when f.due <= f.moment and f.kind <> 'timeout'
+                then case when f.kind in ('sleep', 'sleep_until') then 0 else 3 end end)::smallint)
             end as code
         from found f),
     taken as (

@@ -57,7 +57,8 @@ begin
         r_choice := 0;
         for wanted in
             select a.value ->> 'kind' as kind, a.value ->> 'target' as target, a.value -> 'names' as names,
-                (a.value ->> 'timeout')::double precision as timeout, (a.value ->> 'after')::bigint as after, a.place - 1 as place
+                (a.value ->> 'timeout')::double precision as timeout, (a.value ->> 'after')::bigint as after,
+                a.place - 1 as place
             from jsonb_array_elements(pick.wanted::jsonb) with ordinality as a (value, place)
         loop
             if wanted.place = pick.given then
@@ -97,8 +98,8 @@ begin
             r_choice := null;
         end if;
         if r_code is not null then
-            insert into holdfast.steps as s (workflow_id, step_id, seq, kind, name, target, outcome, attempts, choice, output,
-                origin, started_at, finished_at)
+            insert into holdfast.steps as s (workflow_id, step_id, seq, kind, name, target, outcome, attempts, choice,
+                output, origin, started_at, finished_at)
             values (pick.workflow_id, pick.step, base + pick.place, pick.kind, pick.name, r_note, r_code, tries, r_choice,
                 r_payload, encoded_for, begun, moment)
             on conflict (workflow_id, step_id) do update
@@ -120,8 +121,8 @@ begin
 end
 $$;
 
--- What there is for one alternative of a pick; code NULL: nothing yet. Of a recv, the oldest message of all its topics: topic
--- is the place of the message's among them, message its id.
+-- What there is for one alternative of a pick; code NULL: nothing yet. Of a recv, the oldest message of all its topics:
+-- topic is the place of the message's among them, message its id.
 create or replace function holdfast.look_alternative(
     workflow text, kind text, target text, names jsonb, after bigint,
     out code smallint, out payload bytea, out note text, out origin text, out topic integer, out message bigint

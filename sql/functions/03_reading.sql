@@ -1,11 +1,13 @@
 -- What workflow code reads of streams and events, as its journal keeps it: so that a replay needs none of the tables read.
--- A value is framed: offset (8 bytes), attempt (2), length of the origin (2) and of the payload (4), origin, payload; of an event
--- the offset is the revision and the attempt 0; the origin is empty unless the value was encoded for another workflow. NULL: there is nothing. They are called under the plan settings of commit_batch.
+-- A value is framed: offset (8 bytes), attempt (2), length of the origin (2) and of the payload (4), origin, payload; of an
+-- event the offset is the revision and the attempt 0; the origin is empty unless the value was encoded for another
+-- workflow. NULL: there is nothing. They are called under the plan settings of commit_batch.
 
 create or replace function holdfast.framed("offset" bigint, attempt smallint, origin text, payload bytea) returns bytea
 language sql immutable set search_path = pg_catalog, pg_temp as
 $$
-    select int8send("offset") || int2send(attempt) || int2send(coalesce(octet_length(convert_to(origin, 'UTF8')), 0)::smallint)
+    select int8send("offset") || int2send(attempt)
+        || int2send(coalesce(octet_length(convert_to(origin, 'UTF8')), 0)::smallint)
         || int4send(octet_length(payload)) || coalesce(convert_to(origin, 'UTF8'), '') || payload
 $$;
 

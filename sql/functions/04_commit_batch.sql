@@ -7,7 +7,8 @@ create or replace function holdfast.commit_batch(
     me integer, app_version text, channel text, lane bigint, again boolean, bells text[],
     run_id text[], run_epoch integer[],
     call_place integer[], call_run integer[], call_step text[], call_kind text[], call_name text[], call_target text[],
-    call_outcome smallint[], call_output bytea[], call_attempts smallint[], call_elapsed double precision[], call_open boolean[],
+    call_outcome smallint[], call_output bytea[], call_attempts smallint[], call_elapsed double precision[],
+    call_open boolean[],
     start_place integer[], start_run integer[], start_step text[], start_id text[], start_name text[], start_token uuid[],
     start_here boolean[], start_implied boolean[], start_input bytea[], start_timeout double precision[],
     start_attributes text[],
@@ -64,8 +65,9 @@ begin
             where s.workflow_id = owned[r.run] and s.step_id = r.step and s.finished_at is not null limit 1) s;
     end if;
     if cardinality(start_place) > 0 then
-        for refused in select * from holdfast.commit_starts(me, alive, owned, done, start_place, start_run, start_step, start_id,
-            start_name, start_token, start_here, start_implied, start_input, start_timeout, start_attributes, app_version)
+        for refused in select * from holdfast.commit_starts(
+            me, alive, owned, done, start_place, start_run, start_step, start_id, start_name, start_token, start_here,
+            start_implied, start_input, start_timeout, start_attributes, app_version)
         loop
             place := refused.r_place; code := refused.r_code; note := refused.r_note; return next;
             if code = 12 then
@@ -94,7 +96,8 @@ begin
     end if;
     if cardinality(send_place) > 0 then
         for refused in select * from holdfast.commit_sends(
-            owned, done, send_place, send_run, send_step, send_to, send_topic, send_payload, send_token, send_key, send_request)
+            owned, done, send_place, send_run, send_step, send_to, send_topic, send_payload, send_token, send_key,
+            send_request)
         loop
             place := refused.r_place; code := refused.r_code; return next;
             if array_position(call_place, place) is not null then

@@ -92,6 +92,18 @@ begin
 end
 $$;
 
+-- Workflows of an executor that have been asked to end. It is asked after every claim, so only its own are read.
+create or replace function holdfast.list_cancelling(executor integer) returns setof text
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off as
+$$
+begin
+    return query
+    select w.id from holdfast.workflows w
+    where w.executor_id = executor and w.executor_id is not null and w.status = 2 and w.cancelling;
+end
+$$;
+
 -- Ends the sessions that hold the fence of an executor, so that fence() need not wait for one that hangs.
 create or replace function holdfast.evict(executor integer) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp as
@@ -102,9 +114,9 @@ $$
         and l.classid = hashtext('holdfast.fence')::bigint::bit(32)::bigint::oid and l.objid = executor::oid
 $$;
 
--- Takes free workflows of these names. kind 'work': new ones, and what a fenced executor has left; 'parked': those whose code
--- did not match where others ran them, and that this executor has not parked itself; 'suspect': those whose last two claims
--- have come to nothing as far as is known, perhaps because they take their processes down.
+-- Takes free workflows of these names. kind 'work': new ones, and what a fenced executor has left; 'parked': those whose
+-- code did not match where others ran them, and that this executor has not parked itself; 'suspect': those whose last two
+-- claims have come to nothing as far as is known, perhaps because they take their processes down.
 -- timeouts and recoveries: of each name, its own timeout in seconds or NULL, and how many claims may come to nothing [W13].
 -- Never blocks on another claimer; nothing is given to an executor that is fenced.
 -- running: NULL, or all that this executor runs; then it also takes what it owns and does not run: the fruit of a claim
@@ -112,7 +124,8 @@ $$;
 -- A workflow whose claims have come to nothing too often is not given out: it is QUARANTINED, or CANCELLED if it was to end.
 drop function if exists holdfast.claim_workflows(integer, integer, text[], double precision[], integer, text[]);
 create or replace function holdfast.claim_workflows(
-    me integer, number integer, names text[], timeouts double precision[], recoveries integer[], most integer, running text[],
+    me integer, number integer, names text[], timeouts double precision[], recoveries integer[], most integer,
+    running text[],
     kind text, channel text)
 returns table (
     id text, name text, status smallint, epoch integer, claims integer, generation integer, input bytea, origin text,
@@ -201,7 +214,8 @@ $$
 begin
     update holdfast.workflows w set settled = w.claims
     from unnest(ids, epochs) as s (id, epoch)
-    where w.id = s.id and w.epoch = s.epoch and w.executor_id is not distinct from me and w.status + 0 = 2 and w.settled < w.claims;
+    where w.id = s.id and w.epoch = s.epoch and w.executor_id is not distinct from me and w.status + 0 = 2
+        and w.settled < w.claims;
 end
 $$;
 
@@ -226,7 +240,9 @@ begin
     where w.id = workflow and w.executor_id is not distinct from me and w.epoch = run_epoch and w.status + 0 = 2
     returning w.status, w.name into now_status, now_name;
     perform holdfast.ring(channel, array[
-        case now_status when 2 then holdfast.wake_key('parked', now_name, '') when 5 then holdfast.wake_key('end', workflow, '') end])
+        case now_status
+            when 2 then holdfast.wake_key('parked', now_name, '')
+            when 5 then holdfast.wake_key('end', workflow, '') end])
     where now_status is not null;
     return now_status;
 end

@@ -38,9 +38,10 @@ begin
 end
 $$;
 
--- The values of streams behind an offset, or the last so many, with what the stream has come to in the same snapshot: of each
--- at most so many values and about so many bytes, but at least one. A row without an offset says that there is nothing (more)
--- to read: closed, or the workflow's status (NULL: unknown). Values before `oldest` have been trimmed; `length` counts them.
+-- The values of streams behind an offset, or the last so many, with what the stream has come to in the same snapshot: of
+-- each at most so many values and about so many bytes, but at least one. A row without an offset says that there is nothing
+-- (more) to read: closed, or the workflow's status (NULL: unknown). Values before `oldest` have been trimmed; `length`
+-- counts them.
 create or replace function holdfast.look_streams(
     ids text[], keys text[], afters bigint[], lasts bigint[], most integer, most_bytes integer)
 returns table (place integer, "offset" bigint, payload bytea, origin text, attempt smallint, closed boolean, status smallint,

@@ -1,7 +1,7 @@
 -- Starting, sending and cancelling inside somebody else's transaction: `conn=` in Python, and the functions of 08_public for
--- any language. What is asked for is noted and checked at once, and done when the transaction commits, by a deferred trigger:
--- so an open transaction holds no id, no key and no row of a workflow that a batch, a claim or a take-over would have to
--- wait for, however long it stays open, and one that rolls back leaves nothing behind that nobody has been told of.
+-- any language. What is asked for is noted and checked at once, and done when the transaction commits, by a deferred
+-- trigger: so an open transaction holds no id, no key and no row of a workflow that a batch, a claim or a take-over would
+-- have to wait for, however long it stays open, and one that rolls back leaves nothing behind that nobody has been told of.
 
 -- Notes that a workflow is to begin. Says 0, or, with nothing noted, 6: the id belongs to another workflow, 11: it exists
 -- already; note = the name it has.
@@ -42,7 +42,8 @@ begin
         return case when key is not null and exists (
             select from holdfast.messages m where m.workflow_id = destination and m.dedup_key = key) then 0 else 5 end;
     end if;
-    insert into holdfast.intents (workflow_id, kind, name, payload, dedup_key) values (destination, 'send', topic, message, key);
+    insert into holdfast.intents (workflow_id, kind, name, payload, dedup_key)
+    values (destination, 'send', topic, message, key);
     return 0;
 end
 $$;

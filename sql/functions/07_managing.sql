@@ -7,9 +7,10 @@ $$ select coalesce(substring(step from '^([0-9]+)~')::integer, 0) $$;
 
 -- Takes out of the journal of an ended workflow what its cancellation has put there, so that a replay is not cancelled: the
 -- calls that were interrupted, and everything that completed after the first of them, which is its clean-up. What an
--- interruption only lies over comes out again, for it has had its effect. resumed: workflows whose CANCELLED it may have seen
--- before its own, which it must not, for they go on with it; nor what it did then. Effects of the clean-up stay, and say that they belong to no step any more; but
--- messages that it took come again, and streams that it closed are open again.
+-- interruption only lies over comes out again, for it has had its effect. resumed: workflows whose CANCELLED it may have
+-- seen before its own, which it must not, for they go on with it; nor what it did then. Effects of the clean-up stay, and
+-- say that they belong to no step any more; but messages that it took come again, and streams that it closed are open
+-- again.
 create or replace function holdfast.rewind_workflow(workflow text, resumed text[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as
 $$
@@ -37,7 +38,8 @@ begin
     update holdfast.messages m set consumed_by = null where m.workflow_id = workflow and m.consumed_by = any (gone);
     delete from holdfast.streams c where c.workflow_id = workflow and c.step_id = any (gone) and c.oldest = 0;
     update holdfast.streams c set closed_at = null where c.workflow_id = workflow and c.step_id = any (gone);
-    update holdfast.events e set step_id = e.step_id || ' cancelled' where e.workflow_id = workflow and e.step_id = any (gone);
+    update holdfast.events e set step_id = e.step_id || ' cancelled'
+    where e.workflow_id = workflow and e.step_id = any (gone);
     update holdfast.stream_values v set step_id = v.step_id || ' cancelled'
     where v.workflow_id = workflow and v.step_id = any (gone);
 end
@@ -133,7 +135,8 @@ begin
     insert into holdfast.workflows (id, name, status, epoch, start_token, queue, priority, partition_key, app_version,
         attributes, input, origin, timeout, generation, created_at)
     values (fork, source.name, 0, 1, token, source.queue, source.priority, source.partition_key, source.app_version,
-        source.attributes, source.input, coalesce(source.origin, original), source.timeout, source.generation, holdfast.now())
+        source.attributes, source.input, coalesce(source.origin, original), source.timeout, source.generation,
+        holdfast.now())
     on conflict do nothing;
     if not found then
         return (select case when w.start_token = token then 'forked' else 'conflict' end

@@ -1,7 +1,7 @@
 -- Sends the message that a token allows, unless the token has been used, its time is over by the database's clock, or its
 -- workflow does not exist or has ended: says whether it is sent, and nothing of why not. `attempt` is made before the first
--- try, so that a call whose reply was lost finds its own message when it tries again. An insert of the same key that is still
--- on its way is waited for.
+-- try, so that a call whose reply was lost finds its own message when it tries again. An insert of the same key that is
+-- still on its way is waited for.
 create or replace function holdfast.redeem_token(
     destination text, topic text, message bytea, key text, attempt uuid, expires timestamptz, channel text
 ) returns boolean

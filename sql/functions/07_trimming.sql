@@ -1,6 +1,6 @@
--- Forgets the values of a stream before an offset, at most so many of them at once; done: none are left. Offsets are not given
--- again: what is written next goes on behind `oldest`, which never exceeds the stream's length nor goes back. So it may be
--- called any number of times. No row: there is no such workflow.
+-- Forgets the values of a stream before an offset, at most so many of them at once; done: none are left. Offsets are not
+-- given again: what is written next goes on behind `oldest`, which never exceeds the stream's length nor goes back. So it
+-- may be called any number of times. No row: there is no such workflow.
 create or replace function holdfast.trim_stream(workflow text, stream text, before bigint, most integer)
 returns table (oldest bigint, done boolean)
 language plpgsql volatile set search_path = pg_catalog, pg_temp

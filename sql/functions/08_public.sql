@@ -7,9 +7,10 @@
 --   23505 unique_violation                 the id belongs to another workflow, or exists
 --   0A000 feature_not_supported            the stored value cannot be jsonb: a payload codec is in use [K3]
 
--- Starts a workflow and gives its id; a runtime that knows the name takes it. input: an object is keyword arguments, an array
--- positional ones. id: the idempotency key; the same id and name again attaches, NULL makes a new one [W1]. attributes: an
--- object. timeout: seconds that the workflow may take. on_existing: 'attach', or 'raise' if the id must be new.
+-- Starts a workflow and gives its id; a runtime that knows the name takes it. input: an object is keyword arguments, an
+-- array positional ones. id: the idempotency key; the same id and name again attaches, NULL makes a new one [W1].
+-- attributes: an object. timeout: seconds that the workflow may take. on_existing: 'attach', or 'raise' if the id must be
+-- new.
 create or replace function holdfast.start(
     name text, input jsonb default '[]', id text default null, attributes jsonb default null,
     timeout double precision default null, on_existing text default 'attach'
@@ -29,9 +30,11 @@ begin
     perform holdfast.check_option('attributes must be a JSON object', jsonb_typeof(start.attributes) = 'object');
     perform holdfast.check_option('timeout must be a number of seconds from 0 to a hundred years',
         start.timeout between 0 and 3162240000);
-    perform holdfast.check_option('on_existing is ''attach'' or ''raise''', coalesce(on_existing, '') in ('attach', 'raise'));
+    perform holdfast.check_option(
+        'on_existing is ''attach'' or ''raise''', coalesce(on_existing, '') in ('attach', 'raise'));
     select i.code, i.note into answer from holdfast.intend_start(workflow, start.name,
-        holdfast.as_payload(coalesce(start.input, '[]')), start.timeout, start.attributes::text, null, on_existing = 'raise') i;
+        holdfast.as_payload(coalesce(start.input, '[]')), start.timeout, start.attributes::text, null,
+        on_existing = 'raise') i;
     if answer.code = 6 or (answer.code = 11 and on_existing = 'raise') then
         perform holdfast.refuse_start(workflow, start.name, answer.note);
     end if;
@@ -39,8 +42,8 @@ begin
 end
 $$;
 
--- Sends a message: exactly once if this transaction commits. topic: NULL for none. message: NULL is JSON's null. key: a second
--- message of this key to this workflow is dropped silently [M3].
+-- Sends a message: exactly once if this transaction commits. topic: NULL for none. message: NULL is JSON's null. key: a
+-- second message of this key to this workflow is dropped silently [M3].
 create or replace function holdfast.send(workflow_id text, topic text, message jsonb, key text default null) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
@@ -123,7 +126,8 @@ begin
 end
 $$;
 
--- Refuses what cannot be an id or a name, as _keys does in Python [K1]. PostgreSQL's text holds no NUL and no lone surrogate.
+-- Refuses what cannot be an id or a name, as _keys does in Python [K1]. PostgreSQL's text holds no NUL and no lone
+-- surrogate.
 create or replace function holdfast.check_name(what text, value text, most integer) returns void
 language plpgsql immutable set search_path = pg_catalog, pg_temp as
 $$

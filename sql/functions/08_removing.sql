@@ -37,8 +37,8 @@ begin
 end
 $$;
 
--- Removes a workflow whose row the caller has locked: as many rows as it may, the workflow's own included; gives their number.
--- One more than it may: there is more to remove.
+-- Removes a workflow whose row the caller has locked: as many rows as it may, the workflow's own included; gives their
+-- number. One more than it may: there is more to remove.
 create or replace function holdfast.remove_workflow(workflow text, most integer, channel text) returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as
 $$
@@ -73,11 +73,12 @@ end
 $$;
 
 -- Deletes workflows that ended more than so many seconds ago, the oldest first, and what an earlier removal has left half
--- done: at most so many rows in one transaction, and nothing that somebody holds. Not the children of an active parent, who may
--- still ask for their results. from_moment: where an earlier call has come to. removed: workflows; reached: where this call has
--- come to, NULL when it has seen everything.
-create or replace function holdfast.prune_workflows(age double precision, from_moment timestamptz, most integer, channel text)
-returns table (removed integer, reached timestamptz)
+-- done: at most so many rows in one transaction, and nothing that somebody holds. Not the children of an active parent, who
+-- may still ask for their results. from_moment: where an earlier call has come to. removed: workflows; reached: where this
+-- call has come to, NULL when it has seen everything.
+create or replace function holdfast.prune_workflows(
+    age double precision, from_moment timestamptz, most integer, channel text
+) returns table (removed integer, reached timestamptz)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 set enable_sort = off as

@@ -18,8 +18,7 @@ select id, executor_id from holdfast.cancel_workflow($1, $2, $3);
 
 -- name: list_cancelling
 -- Which of this executor's workflows have been asked to end.
-select id from holdfast.workflows
-where executor_id = $1 and status = 2 and executor_id is not null and cancelling;
+select id from holdfast.list_cancelling($1) as id;
 
 -- name: load_status
 -- One workflow as people look at it.

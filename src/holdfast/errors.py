@@ -7,7 +7,7 @@ Each error keeps its constructor's arguments as `.args`, so that it can be copie
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "ConfigurationError",
@@ -124,7 +124,7 @@ class PayloadCodecError(PayloadDecodeError, ConfigurationError):
 
     def __init__(self, reason: str, workflow_id: str = "", kind: str = "", name: str = "") -> None:
         super().__init__(reason)
-        self.args = (reason, workflow_id, kind, name)
+        self.args: tuple[Any, ...] = (reason, workflow_id, kind, name)
         self.workflow_id = workflow_id
         self.kind = kind
         self.name = name
@@ -249,11 +249,11 @@ class WaitTimeout(HoldfastError, TimeoutError):
 
 
 class RequestRejected(HoldfastError):
-    """The workflow that was asked has rejected the request, with this text and no error of its own [M11]."""
+    """The workflow that was asked has rejected the request, with this text and no error of its own."""
 
 
 class TokenRejected(HoldfastError, PermissionError):
-    """The token sends nothing: expired, forged, used already, or for a workflow that takes no messages [M12].
+    """The token sends nothing: expired, forged, used already, or for a workflow that takes no messages.
 
     Which of these it is, is not told: whoever holds a token learns nothing from trying.
     """

@@ -1,4 +1,4 @@
-"""A reply is one envelope: a value of its type, or the error with which the request was rejected [M11]."""
+"""A reply is one envelope: a value of its type, or the error with which the request was rejected."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def through(value: object, type: object) -> object:
         ("é\U0001f600", str),
     ],
 )
-def test_m11_a_value_comes_back_as_its_type(value: object, type: object) -> None:
+def test_a_value_comes_back_as_its_type(value: object, type: object) -> None:
     assert through(value, type) == value
 
 
-def test_m11_a_reply_is_json() -> None:
+def test_a_reply_is_json() -> None:
     assert json.loads(CODEC.encode_reply([1, None], CONTEXT)) == {"value": [1, None]}
     assert json.loads(CODEC.encode_rejection(ValueError("no"), CONTEXT))["error"]["type"] == "ValueError"
 
 
-def test_m11_a_rejection_is_raised_with_its_remote_traceback() -> None:
+def test_a_rejection_is_raised_with_its_remote_traceback() -> None:
     try:
         raise LookupError("none left") from OSError("shelf")
     except LookupError as error:
@@ -62,13 +62,13 @@ def test_m11_a_rejection_is_raised_with_its_remote_traceback() -> None:
         CODEC.decode_reply(rejected, int, CONTEXT, REGISTRY)
 
 
-def test_m11_what_does_not_fit_is_a_decode_error() -> None:
+def test_what_does_not_fit_is_a_decode_error() -> None:
     for stored in (CODEC.encode_reply("three", CONTEXT), b"[1]", b"{", b'{"error": 3}'):
         with pytest.raises(errors.PayloadDecodeError):
             CODEC.decode_reply(stored, int, CONTEXT, REGISTRY)
 
 
-def test_m11_k2_a_reply_is_as_limited_as_any_payload() -> None:
+def test_k2_a_reply_is_as_limited_as_any_payload() -> None:
     CODEC.encode_reply("x" * 98, CONTEXT)
     with pytest.raises(errors.PayloadTooLarge):
         CODEC.encode_reply("x" * 99, CONTEXT)

@@ -1,4 +1,4 @@
-"""Answering: once, from workflow or step, whatever is asked [M11]."""
+"""Answering: once, from workflow or step, whatever is asked."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def answers_twice() -> list[str]:
     return found
 
 
-async def test_m11_a_second_answer_is_refused_and_not_written(
+async def test_a_second_answer_is_refused_and_not_written(
     processes: Processes, database: Connection, waits: Waits
 ) -> None:
     first = await processes.runtime(answers_twice)
@@ -66,7 +66,7 @@ async def answers_at_once() -> int:
     return sum(isinstance(each, RuntimeError) for each in found)
 
 
-async def test_m11_of_answers_side_by_side_the_first_counts_on_a_replay_too(
+async def test_of_answers_side_by_side_the_first_counts_on_a_replay_too(
     processes: Processes, database: Connection, waits: Waits
 ) -> None:
     first = await processes.runtime(answers_at_once)
@@ -90,7 +90,7 @@ async def tries_what_cannot_be_stored() -> str:
     return "done"
 
 
-async def test_m11_an_answer_that_cannot_be_stored_leaves_the_request_open(processes: Processes) -> None:
+async def test_an_answer_that_cannot_be_stored_leaves_the_request_open(processes: Processes) -> None:
     rt = await processes.runtime(tries_what_cannot_be_stored)
     handle = await rt.start(tries_what_cannot_be_stored())
     assert await handle.ask(ANYTHING, 1) == "better"
@@ -107,7 +107,7 @@ async def rejects_nonsense() -> str:
     return "done"
 
 
-async def test_m11_a_request_is_rejected_with_an_exception_or_a_text(processes: Processes) -> None:
+async def test_a_request_is_rejected_with_an_exception_or_a_text(processes: Processes) -> None:
     rt = await processes.runtime(rejects_nonsense)
     handle = await rt.start(rejects_nonsense())
     assert "takes an Exception or a text" in str(await handle.ask(ANYTHING, 1))
@@ -126,9 +126,7 @@ async def answers_in_a_step() -> None:
     await answer_in_a_step(await first_of(NUMBERS))
 
 
-async def test_m11_of_the_answers_of_a_step_the_first_counts(
-    processes: Processes, database: Connection
-) -> None:
+async def test_of_the_answers_of_a_step_the_first_counts(processes: Processes, database: Connection) -> None:
     rt = await processes.runtime(answers_in_a_step)
     handle = await rt.start(answers_in_a_step(), id="w")
     asking = asyncio.create_task(handle.ask(NUMBERS, 1))
@@ -148,7 +146,7 @@ async def answers_in_one_batch() -> None:
     await answer_many_times(await first_of(NUMBERS))
 
 
-async def test_m11_of_the_answers_in_one_batch_the_first_counts(
+async def test_of_the_answers_in_one_batch_the_first_counts(
     processes: Processes, database: Connection
 ) -> None:
     rt = await processes.runtime(answers_in_one_batch)
@@ -170,7 +168,7 @@ async def sums() -> list[int]:
     return seen
 
 
-async def test_m11_a_message_that_was_sent_is_taken_too_and_its_answer_goes_nowhere(
+async def test_a_message_that_was_sent_is_taken_too_and_its_answer_goes_nowhere(
     processes: Processes, database: Connection, waits: Waits
 ) -> None:
     first = await processes.runtime(sums)
@@ -187,7 +185,7 @@ async def test_m11_a_message_that_was_sent_is_taken_too_and_its_answer_goes_nowh
     assert len(await stored(database)) == 1
 
 
-async def test_m11_what_does_not_decode_is_rejected_and_the_loop_goes_on(
+async def test_what_does_not_decode_is_rejected_and_the_loop_goes_on(
     processes: Processes, database: Connection, waits: Waits, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -213,7 +211,7 @@ async def replies_oddly() -> None:
     await (await first_of(ANYTHING)).reply(17)
 
 
-async def test_m11_a_reply_that_does_not_fit_is_the_askers_error(processes: Processes) -> None:
+async def test_a_reply_that_does_not_fit_is_the_askers_error(processes: Processes) -> None:
     rt = await processes.runtime(replies_oddly)
     handle = await rt.start(replies_oddly())
     with pytest.raises(hf.PayloadDecodeError, match="Expected `str`"):
@@ -225,7 +223,7 @@ async def just_receives() -> int:
     return await NUMBERS.recv()
 
 
-async def test_m11_a_recv_takes_a_request_as_any_message(processes: Processes) -> None:
+async def test_a_recv_takes_a_request_as_any_message(processes: Processes) -> None:
     rt = await processes.runtime(just_receives)
     handle = await rt.start(just_receives())
     with pytest.raises(hf.WorkflowFinished):
@@ -251,9 +249,7 @@ async def serve(request: hf.Request[int, str]) -> str:
     return word
 
 
-async def test_m11_w4_each_request_may_be_served_by_a_task_of_its_own(
-    processes: Processes, waits: Waits
-) -> None:
+async def test_w4_each_request_may_be_served_by_a_task_of_its_own(processes: Processes, waits: Waits) -> None:
     first = await processes.runtime(serves_side_by_side)
     handle = await first.start(serves_side_by_side(), id="w")
     client = await processes.client()
@@ -289,9 +285,7 @@ async def answers_for_another() -> str:
     return "answered"
 
 
-async def test_m11_only_the_workflow_that_took_a_request_answers_it(
-    processes: Processes, waits: Waits
-) -> None:
+async def test_only_the_workflow_that_took_a_request_answers_it(processes: Processes, waits: Waits) -> None:
     rt = await processes.runtime(smuggles, answers_for_another)
     await rt.start(smuggles(), id="w")
     await rt.send("w", 1, NUMBERS)
@@ -313,7 +307,7 @@ async def test_k1_names_of_the_library_are_refused(processes: Processes) -> None
     hf.Event[int]("a::b")
 
 
-def test_m11_topics_of_one_type_or_of_two() -> None:
+def test_topics_of_one_type_or_of_two() -> None:
     assert (NUMBERS.type, NUMBERS.argument(1)) == (int, str)
     one = hf.Topic[int]("x")
     assert (one.type, one.argument(1)) == (int, Any)

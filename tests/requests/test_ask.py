@@ -1,4 +1,4 @@
-"""Asking: a request is asked once, answered once, and the reply is recorded where a workflow asks [M11]."""
+"""Asking: a request is asked once, answered once, and the reply is recorded where a workflow asks."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ async def requests(database: Connection) -> int:
     return int(await database.fetchval("select count(request) from holdfast.messages"))
 
 
-async def test_m11_from_outside(processes: Processes, database: Connection) -> None:
+async def test_from_outside(processes: Processes, database: Connection) -> None:
     rt, client = await processes.runtime(clerk), await processes.client()
     handle = await rt.start(clerk(), id="clerk")
     assert await rt.ask("clerk", PRICES, "lamp", timeout=10) == Quote("lamp", 6.0)
@@ -108,7 +108,7 @@ async def test_m11_from_outside(processes: Processes, database: Connection) -> N
     assert await rt.get_events("clerk") == await rt.get_events("clerk", history=True) == {}
 
 
-async def test_m11_many_at_once_are_each_given_their_own_reply(processes: Processes) -> None:
+async def test_many_at_once_are_each_given_their_own_reply(processes: Processes) -> None:
     rt, client = await processes.runtime(clerk), await processes.client()
     await rt.start(clerk(), id="clerk")
     items = ["x" * n for n in range(1, 101)]
@@ -118,7 +118,7 @@ async def test_m11_many_at_once_are_each_given_their_own_reply(processes: Proces
     assert [quote.item for quote in found] == [item for item in items for _ in range(2)]
 
 
-async def test_m11_from_a_workflow_it_is_one_call(processes: Processes, database: Connection) -> None:
+async def test_from_a_workflow_it_is_one_call(processes: Processes, database: Connection) -> None:
     rt = await processes.runtime(clerk, shop)
     await rt.start(clerk(), id="clerk")
     await rt.start(shop("clerk", "lamp", "unicorn", "chair", "table", "nothing" * 3), id="shop")
@@ -136,7 +136,7 @@ async def test_m11_from_a_workflow_it_is_one_call(processes: Processes, database
     assert [step.kind for step in await rt.steps("clerk")][:4] == ["recv", "reply", "recv", "reject"]
 
 
-async def test_m11_a_replay_asks_nobody_and_has_the_same_replies(
+async def test_a_replay_asks_nobody_and_has_the_same_replies(
     processes: Processes, database: Connection, waits: Waits, points: Points
 ) -> None:
     first = await processes.runtime(clerk, shop)
@@ -161,7 +161,7 @@ async def test_m11_a_replay_asks_nobody_and_has_the_same_replies(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("point", ["send.before_commit", "set.before_commit", "recv.before_claim"])
-async def test_m11_a_crash_neither_loses_nor_doubles_a_request_or_its_reply(
+async def test_a_crash_neither_loses_nor_doubles_a_request_or_its_reply(
     processes: Processes, database: Connection, points: Points, point: str, when: str
 ) -> None:
     first = await processes.runtime(clerk, shop)
@@ -178,7 +178,7 @@ async def test_m11_a_crash_neither_loses_nor_doubles_a_request_or_its_reply(
     assert await replies(database) == [("clerk", 1)] * 2
 
 
-async def test_m11_an_asker_that_crashed_while_it_waited_has_its_reply(
+async def test_an_asker_that_crashed_while_it_waited_has_its_reply(
     processes: Processes, database: Connection, waits: Waits
 ) -> None:
     first = await processes.runtime(shop)
@@ -199,9 +199,7 @@ async def test_m11_an_asker_that_crashed_while_it_waited_has_its_reply(
     assert await requests(database) == 1
 
 
-async def test_m11_the_asker_and_the_asked_are_woken_by_notification(
-    processes: Processes, waits: Waits
-) -> None:
+async def test_the_asker_and_the_asked_are_woken_by_notification(processes: Processes, waits: Waits) -> None:
     here, there = await processes.runtime(clerk), await processes.runtime(shop)
     client = await processes.client()
     await here.start(clerk(), id="clerk")
@@ -213,7 +211,7 @@ async def test_m11_the_asker_and_the_asked_are_woken_by_notification(
     assert client.statistics().listener.bells >= 1
 
 
-async def test_m11_n5_with_the_listeners_cut_nothing_is_missed(
+async def test_n5_with_the_listeners_cut_nothing_is_missed(
     processes: Processes, database: Connection, waits: Waits
 ) -> None:
     here, there = await processes.runtime(late), await processes.runtime(shop)
@@ -245,7 +243,7 @@ async def asks_in_a_step(to: str) -> list[str]:
     return [await ask_from_step(to)]
 
 
-async def test_m11_from_a_step(processes: Processes, database: Connection) -> None:
+async def test_from_a_step(processes: Processes, database: Connection) -> None:
     rt = await processes.runtime(clerk, asks_in_a_step)
     await rt.start(clerk(), id="clerk")
     assert await rt.run(asks_in_a_step("clerk"), id="asker") == ["lamp 6.0"]
@@ -262,20 +260,20 @@ async def asks_by_handle(to: str) -> str:
     return f"{quote.item} {quote.price}"
 
 
-async def test_m11_a_handle_in_a_workflow_asks_durably(processes: Processes) -> None:
+async def test_a_handle_in_a_workflow_asks_durably(processes: Processes) -> None:
     rt = await processes.runtime(clerk, asks_by_handle)
     assert await rt.run(asks_by_handle("clerk"), id="asker") == "lamp 6.0"
     assert [step.kind for step in await rt.steps("asker")] == ["start", "ask"]
 
 
-async def test_m11_outside_a_workflow_a_topic_says_what_to_call(processes: Processes) -> None:
+async def test_outside_a_workflow_a_topic_says_what_to_call(processes: Processes) -> None:
     with pytest.raises(hf.NotInWorkflow, match=r"Runtime\.ask.*Handle\.ask"):
         PRICES.ask("clerk", "lamp")
     with pytest.raises(hf.NotInWorkflow):
         await anext(PRICES.requests())
 
 
-async def test_m11_nobody_to_ask(processes: Processes, database: Connection, waits: Waits) -> None:
+async def test_nobody_to_ask(processes: Processes, database: Connection, waits: Waits) -> None:
     rt = await processes.runtime(shop, deaf)
     await rt.start(deaf(), id="over")
     await rt.send("over", None, GO)
@@ -300,7 +298,7 @@ async def test_m11_nobody_to_ask(processes: Processes, database: Connection, wai
 
 
 @pytest.mark.parametrize("how", ["returns", "cancelled"])
-async def test_m11_an_asked_workflow_that_ends_without_a_reply(
+async def test_an_asked_workflow_that_ends_without_a_reply(
     processes: Processes, waits: Waits, how: str
 ) -> None:
     rt, client = await processes.runtime(shop, deaf), await processes.client()
@@ -318,7 +316,7 @@ async def test_m11_an_asked_workflow_that_ends_without_a_reply(
     assert await within(5, rt.handle("shop").result()) == ["WorkflowFinished: workflow 'deaf' has ended"]
 
 
-async def test_m11_a_reply_is_had_though_the_asked_workflow_ends_with_it(processes: Processes) -> None:
+async def test_a_reply_is_had_though_the_asked_workflow_ends_with_it(processes: Processes) -> None:
     await processes.runtime(clerk)
     client = await processes.client()
     handle = await client.start(clerk(), id="clerk")
@@ -327,7 +325,7 @@ async def test_m11_a_reply_is_had_though_the_asked_workflow_ends_with_it(process
     assert client.statistics().waiters.waiting == 0
 
 
-async def test_m11_an_asker_that_gives_up_harms_nobody(
+async def test_an_asker_that_gives_up_harms_nobody(
     processes: Processes, database: Connection, waits: Waits
 ) -> None:
     rt, client = await processes.runtime(late), await processes.client()
@@ -357,7 +355,7 @@ async def impatient(to: str, seconds: float) -> str:
     return "in time"
 
 
-async def test_m11_w9_in_a_workflow_the_deadline_is_recorded_and_so_is_its_passing(
+async def test_w9_in_a_workflow_the_deadline_is_recorded_and_so_is_its_passing(
     processes: Processes, database: Connection, dsn: str, waits: Waits
 ) -> None:
     first = await processes.runtime(impatient, deaf)
@@ -381,7 +379,7 @@ async def test_m11_w9_in_a_workflow_the_deadline_is_recorded_and_so_is_its_passi
     assert await third.handle("asker").result() == "late"
 
 
-async def test_m11_w10_cancelling_the_asker_leaves_no_waiter(
+async def test_w10_cancelling_the_asker_leaves_no_waiter(
     processes: Processes, database: Connection, waits: Waits
 ) -> None:
     asker, asked = await processes.runtime(shop), await processes.runtime(late)
@@ -420,7 +418,7 @@ async def _give_up() -> None:
     raise ValueError
 
 
-async def test_m11_an_ask_that_a_sibling_cancels_does_the_same_on_a_replay(
+async def test_an_ask_that_a_sibling_cancels_does_the_same_on_a_replay(
     processes: Processes, waits: Waits, database: Connection
 ) -> None:
     first = await processes.runtime(late, loses_interest)
@@ -441,7 +439,7 @@ async def test_m11_an_ask_that_a_sibling_cancels_does_the_same_on_a_replay(
 
 
 @pytest.mark.parametrize("part", ["lose_request", "lose_reply"])
-async def test_m11_a_lost_connection_never_asks_twice(
+async def test_a_lost_connection_never_asks_twice(
     processes: Processes, database: Connection, dsn: str, part: str
 ) -> None:
     rt = await processes.runtime(clerk)
@@ -467,7 +465,7 @@ class Bound:
         return sealed[::-1]
 
 
-async def test_m11_k3_replies_and_rejections_go_through_the_codec(
+async def test_k3_replies_and_rejections_go_through_the_codec(
     processes: Processes, database: Connection, waits: Waits
 ) -> None:
     settings = hf.Settings(codec=Bound())
@@ -485,7 +483,7 @@ async def test_m11_k3_replies_and_rejections_go_through_the_codec(
     assert all(b"name='price'" in row[0] and b"kind='reply'" in row[0] for row in stored)
 
 
-async def test_m11_a_registered_error_comes_back_as_itself(processes: Processes, dsn: str) -> None:
+async def test_a_registered_error_comes_back_as_itself(processes: Processes, dsn: str) -> None:
     rt = await processes.runtime(clerk)
     await rt.start(clerk(), id="clerk")
     async with hf.Client(dsn, errors=[SoldOut]) as client:
@@ -496,7 +494,7 @@ async def test_m11_a_registered_error_comes_back_as_itself(processes: Processes,
         await rt.ask("clerk", PRICES, "table")
 
 
-async def test_m11_what_cannot_be_asked_is_refused_before_anything_is_written(
+async def test_what_cannot_be_asked_is_refused_before_anything_is_written(
     processes: Processes, database: Connection
 ) -> None:
     client = await processes.client()
@@ -522,7 +520,7 @@ async def asks_at_once(to: str, count: int) -> list[float]:
     return [quote.price for quote in quotes]
 
 
-async def test_m11_w4_asks_side_by_side_have_their_own_replies_on_a_replay_too(
+async def test_w4_asks_side_by_side_have_their_own_replies_on_a_replay_too(
     processes: Processes, waits: Waits, database: Connection
 ) -> None:
     first = await processes.runtime(clerk, asks_at_once)

@@ -316,6 +316,22 @@ async def test_claiming_free_workflows_reads_only_those(
     assert (await reads(connection))["steps"] == before["steps"]
 
 
+async def test_asking_who_is_to_end_reads_only_those_that_run_here(
+    connection: asyncpg.Connection[asyncpg.Record],
+) -> None:
+    executor, owners = await begin(connection, 5)
+    query = SQL["workflows.list_cancelling"]
+    await connection.execute("analyze holdfast.workflows")
+    for _ in range(8):
+        assert await connection.fetch(query, executor) == []
+    await grow(connection)
+    await connection.execute("update holdfast.workflows set executor_id = 1000 where id like 'old%'")
+    await connection.execute("update holdfast.workflows set cancelling = true where id = 'w3'")
+    before = await reads(connection)
+    assert [row["id"] for row in await connection.fetch(query, executor)] == ["w3"]
+    assert (await reads(connection))["workflows"] - before["workflows"] <= 2 * len(owners)
+
+
 async def test_what_befalls_claimed_workflows_reads_by_key_only(
     connection: asyncpg.Connection[asyncpg.Record],
 ) -> None:

@@ -10,7 +10,8 @@ import pytest
 import holdfast as hf
 from holdfast._store import streams
 from holdfast._store.connection import Connection
-from tests.processes import Processes, Waits, rows, within
+from holdfast.errors import NotRunning
+from tests.processes import PATIENCE, Processes, Waits, rows, within
 
 TOKENS = hf.Stream[Any]("tokens")
 NEXT = hf.Topic[Any]("next")
@@ -226,6 +227,36 @@ async def test_w2_a_crash_between_the_trimming_and_its_record(
     second = await processes.runtime(trims_once)
     await second.send("w", None, NEXT)
     assert await second.handle("w").result() == 4
+
+
+async def test_w11_a_trim_that_finds_no_pool_any_more_is_no_error_of_the_workflow(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[BaseException] = []
+    left = asyncio.Event()
+
+    @hf.workflow(name="trims_and_catches")
+    async def trims_and_catches() -> str:
+        try:
+            await TOKENS.trim(0)
+        except BaseException as error:
+            seen.append(error)
+            left.set()
+            raise
+        return "trimmed"
+
+    async def closed(*given: object) -> int:
+        raise NotRunning("the connection pool is closed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(streams, "trim_stream", closed)
+        first = await processes.runtime(trims_and_catches)
+        await first.start(trims_and_catches(), id="w")
+        await within(PATIENCE, left.wait())
+        await processes.leave(first)
+    assert not isinstance(seen[0], Exception | asyncio.CancelledError)
+    second = await processes.runtime(trims_and_catches)
+    assert await second.handle("w").result(PATIENCE) == "trimmed"
 
 
 @hf.step

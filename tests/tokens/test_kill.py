@@ -1,4 +1,4 @@
-"""SIGKILL while a token is redeemed: it is used or it is not, and the message is there or it is not [M12]."""
+"""SIGKILL while a token is redeemed: it is used or it is not, and the message is there or it is not."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def decide() -> str:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_m12_killed_at_the_commit_a_token_is_used_exactly_if_its_message_is_there(
+async def test_killed_at_the_commit_a_token_is_used_exactly_if_its_message_is_there(
     dsn: str, database: Connection, when: str
 ) -> None:
     async with hf.Runtime(dsn, workflows=[decide], settings=SIGNED) as rt:

@@ -1,4 +1,4 @@
-"""Tokens: one message each, exactly once, and nothing to be learned from a token that sends nothing [M12]."""
+"""Tokens: one message each, exactly once, and nothing to be learned from a token that sends nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def rejected(client: hf.Client, token: object) -> None:
     assert caught.value.__context__ is None
 
 
-async def test_m12_a_token_sends_one_message(processes: Processes, database: Connection) -> None:
+async def test_a_token_sends_one_message(processes: Processes, database: Connection) -> None:
     rt, client = await processes.runtime(decide, settings=SIGNED), await processes.client(settings=SIGNED)
     handle = await rt.start(decide())
     token = rt.token(handle, DECISIONS, ttl=timedelta(days=1))
@@ -61,7 +61,7 @@ async def test_m12_a_token_sends_one_message(processes: Processes, database: Con
     assert await sent(database) == [b'"yes"']
 
 
-async def test_m12_a_waiting_workflow_is_woken_in_another_process_and_in_this(
+async def test_a_waiting_workflow_is_woken_in_another_process_and_in_this(
     processes: Processes, waits: Waits
 ) -> None:
     rt, client = await processes.runtime(decide, settings=SIGNED), await processes.client(settings=SIGNED)
@@ -73,13 +73,13 @@ async def test_m12_a_waiting_workflow_is_woken_in_another_process_and_in_this(
     assert await within(2, handle.result()) == ["yes", "yes"]
 
 
-async def test_m12_each_token_counts_for_itself(client: hf.Client, database: Connection) -> None:
+async def test_each_token_counts_for_itself(client: hf.Client, database: Connection) -> None:
     for number in range(3):
         await client.redeem(client.token("w", "decision", ttl=60), number)
     assert await sent(database) == [b"0", b"1", b"2"]
 
 
-def test_m12_making_a_token_needs_no_database() -> None:
+def test_making_a_token_needs_no_database() -> None:
     client = hf.Client("postgresql://127.0.0.1:1/none", settings=SIGNED)
     token = client.token("w" * 512, hf.Topic[str]("t" * 256), ttl=1)
     assert len(token) <= 1200
@@ -88,7 +88,7 @@ def test_m12_making_a_token_needs_no_database() -> None:
     assert token != client.token("w" * 512, "t" * 256, ttl=1)
 
 
-def test_m12_what_cannot_be_signed_is_refused() -> None:
+def test_what_cannot_be_signed_is_refused() -> None:
     client = hf.Client("postgresql://127.0.0.1:1/none", settings=SIGNED)
     nonsense: Any = "soon"
     for ttl in (0, -1, float("inf"), timedelta()):
@@ -101,7 +101,7 @@ def test_m12_what_cannot_be_signed_is_refused() -> None:
             client.token(*names, ttl=1)
 
 
-async def test_m12_without_keys_it_is_a_matter_of_configuration(processes: Processes) -> None:
+async def test_without_keys_it_is_a_matter_of_configuration(processes: Processes) -> None:
     client = await processes.client()
     with pytest.raises(hf.ConfigurationError, match=r"Settings\.hmac_keys"):
         client.token("w", "t", ttl=1)
@@ -109,7 +109,7 @@ async def test_m12_without_keys_it_is_a_matter_of_configuration(processes: Proce
         await client.redeem("anything", 1)
 
 
-async def test_m12_of_a_hundred_at_once_one_wins(
+async def test_of_a_hundred_at_once_one_wins(
     processes: Processes, client: hf.Client, database: Connection
 ) -> None:
     others = [client, *[await processes.client(settings=SIGNED) for _ in range(3)]]
@@ -122,7 +122,7 @@ async def test_m12_of_a_hundred_at_once_one_wins(
     assert await sent(database) == [str(found.index(None)).encode()]
 
 
-async def test_m12_all_that_is_wrong_looks_alike(
+async def test_all_that_is_wrong_looks_alike(
     processes: Processes, client: hf.Client, database: Connection, dsn: str
 ) -> None:
     rt = await processes.runtime(decide, settings=SIGNED)
@@ -156,7 +156,7 @@ async def test_m12_all_that_is_wrong_looks_alike(
     await rejected(client, good)
 
 
-async def test_m12_m2_a_cancelled_workflow_still_takes_messages(client: hf.Client) -> None:
+async def test_m2_a_cancelled_workflow_still_takes_messages(client: hf.Client) -> None:
     await client.cancel("w")
     await client.redeem(client.token("w", DECISIONS, ttl=60), "yes")
 
@@ -172,14 +172,14 @@ def written(data: bytes) -> str:
 
 @given(some.integers(0, len(TOKEN) * 8 - 1))
 @settings(max_examples=len(TOKEN) * 8, deadline=None)
-def test_m12_no_bit_of_a_token_can_be_changed(bit: int) -> None:
+def test_no_bit_of_a_token_can_be_changed(bit: int) -> None:
     assert TOKENS.open(TOKEN) is not None
     data = bytearray(TOKEN.encode())
     data[bit // 8] ^= 1 << bit % 8
     assert TOKENS.open(data.decode("latin-1")) is None
 
 
-def test_m12_no_bit_of_its_bytes_can_be_changed() -> None:
+def test_no_bit_of_its_bytes_can_be_changed() -> None:
     assert written(BYTES) == TOKEN
     for bit in range(len(BYTES) * 8):
         data = bytearray(BYTES)
@@ -188,12 +188,12 @@ def test_m12_no_bit_of_its_bytes_can_be_changed() -> None:
 
 
 @given(some.text(max_size=1300) | some.binary(max_size=900).map(written))
-def test_m12_nothing_made_up_is_a_token(made_up: str) -> None:
+def test_nothing_made_up_is_a_token(made_up: str) -> None:
     assert TOKENS.open(made_up) is None
 
 
 @given(some.integers(0, len(BYTES)), some.integers(0, len(BYTES)))
-def test_m12_no_part_of_a_token_is_one(start: int, end: int) -> None:
+def test_no_part_of_a_token_is_one(start: int, end: int) -> None:
     data = BYTES[start:end]
     assert (TOKENS.open(written(data)) is not None) == (data == BYTES)
 
@@ -204,18 +204,18 @@ NAMES = some.text(
 
 
 @given(NAMES, NAMES)
-def test_m12_names_come_back_as_they_were(workflow_id: str, topic: str) -> None:
+def test_names_come_back_as_they_were(workflow_id: str, topic: str) -> None:
     grant = TOKENS.open(TOKENS.issue(workflow_id, topic, 60))
     assert grant is not None
     assert (grant.workflow_id, grant.topic) == (workflow_id, topic)
 
 
-def test_m12_names_cannot_run_into_each_other() -> None:
+def test_names_cannot_run_into_each_other() -> None:
     grants = [TOKENS.open(TOKENS.issue(*names, 60)) for names in (("ab", "c"), ("a", "bc"))]
     assert [(grant.workflow_id, grant.topic) for grant in grants if grant] == [("ab", "c"), ("a", "bc")]
 
 
-def test_m12_keys_are_rotated_by_their_id() -> None:
+def test_keys_are_rotated_by_their_id() -> None:
     old, both, new = Tokens("s", [KEY]), Tokens("s", [OTHER, KEY]), Tokens("s", [OTHER])
     by_old, by_both = old.issue("w", "t", 60), both.issue("w", "t", 60)
     assert both.open(by_old) is not None
@@ -226,7 +226,7 @@ def test_m12_keys_are_rotated_by_their_id() -> None:
     assert KEY[:8] not in urlsafe_b64decode(by_old + "=" * (-len(by_old) % 4))
 
 
-async def test_m12_a_token_expires_by_the_databases_clock(
+async def test_a_token_expires_by_the_databases_clock(
     client: hf.Client, dsn: str, database: Connection
 ) -> None:
     async with DatabaseClock(dsn) as clock:
@@ -243,7 +243,7 @@ async def test_m12_a_token_expires_by_the_databases_clock(
     assert len(await sent(database)) == 2
 
 
-async def test_m12_a_token_is_over_at_the_very_moment(client: hf.Client, database: Connection) -> None:
+async def test_a_token_is_over_at_the_very_moment(client: hf.Client, database: Connection) -> None:
     """The clock stands still, at the expiry and a microsecond before."""
     for early, taken in ((0, False), (1, True)):
         token = client.token("w", DECISIONS, ttl=3600)
@@ -264,7 +264,7 @@ async def test_m12_a_token_is_over_at_the_very_moment(client: hf.Client, databas
 
 
 @pytest.mark.parametrize("part", ["lose_request", "lose_reply"])
-async def test_m12_a_redeem_whose_connection_is_lost_succeeds_once(
+async def test_a_redeem_whose_connection_is_lost_succeeds_once(
     processes: Processes, client: hf.Client, database: Connection, dsn: str, part: str
 ) -> None:
     async with Proxy(dsn) as proxy:
@@ -278,7 +278,7 @@ async def test_m12_a_redeem_whose_connection_is_lost_succeeds_once(
     assert await sent(database) == [b'"yes"']
 
 
-async def test_m12_who_tries_again_after_the_expiry_is_told_that_it_was_sent(
+async def test_who_tries_again_after_the_expiry_is_told_that_it_was_sent(
     client: hf.Client, database: Connection
 ) -> None:
     """Only the attempt that sent it: to any other, it is over."""
@@ -291,7 +291,7 @@ async def test_m12_who_tries_again_after_the_expiry_is_told_that_it_was_sent(
     assert await sent(database) == [b"1"]
 
 
-async def test_m12_a_value_that_cannot_be_stored_leaves_the_token_unused(
+async def test_a_value_that_cannot_be_stored_leaves_the_token_unused(
     client: hf.Client, database: Connection
 ) -> None:
     token = client.token("w", DECISIONS, ttl=60)
@@ -306,7 +306,7 @@ async def test_m12_a_value_that_cannot_be_stored_leaves_the_token_unused(
     assert await sent(database) == [b"null"]
 
 
-async def test_m12_k4_no_token_and_no_key_is_ever_told(
+async def test_k4_no_token_and_no_key_is_ever_told(
     processes: Processes, dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -216,7 +216,9 @@ class Client(Control):
         attributes: Mapping[str, Any] | None = None,
         on_existing: Existing = "attach",
     ) -> R:
-        """Starts a workflow and waits for its result: `start` and `Handle.result` in one."""
+        """Starts a workflow and waits for its result: `start` and `Handle.result` in one, with the errors of
+        both. `timeout` is the workflow's own: past it, it is cancelled [W10].
+        """
         handle = await self.start(
             call, id=id, timeout=timeout, attributes=attributes, on_existing=on_existing
         )
@@ -292,7 +294,7 @@ class Client(Control):
         timeout: float | timedelta | None = None,
         type: object = Any,
     ) -> Any:
-        """Sends a request, and waits for the workflow's reply, at most `timeout` seconds [M11].
+        """Sends a request, and waits for the workflow's reply, at most `timeout` seconds.
 
         The workflow takes it with `Topic.requests`; a plain `recv` takes it as any message, and then nobody
         answers. Whoever gives up waiting harms nobody: the request stays, and is answered in vain. Asking
@@ -316,7 +318,7 @@ class Client(Control):
         self, workflow: Handle[Any] | str, topic: str | Topic[Any, Any], *, ttl: float | timedelta
     ) -> str:
         """A secret with which anybody can send one message of a topic to a workflow, within `ttl` seconds:
-        for the link in a mail, or the address that a webhook calls [M12].
+        for the link in a mail, or the address that a webhook calls.
 
         Signed with the first of `Settings.hmac_keys`, safe in an URL, at most some 1,200 characters; no I/O.
         Neither the workflow nor the topic can be changed in it, but whoever holds it can read them. Its time
@@ -335,7 +337,7 @@ class Client(Control):
         return self._tokens.issue(workflow_id, name_and_type(topic, "topic", Any)[0], ttl)
 
     async def redeem(self, token: str, value: object) -> None:
-        """Sends `value` as the one message that a token allows: exactly once, however many try at once [M12].
+        """Sends `value` as the one message that a token allows: exactly once, however many try at once.
 
         Redeem in answer to a POST: programs that look into mails follow links.
 
@@ -394,7 +396,11 @@ class Client(Control):
     def watch_event(self, workflow_id: str, key: str, type: object = ...) -> AsyncIterator[Any]: ...
     def watch_event(self, workflow_id: str, key: str | Event[Any], type: object = Any) -> AsyncIterator[Any]:
         """An event's value now, then every change in the order of revisions; a slow watcher skips to the
-        latest. Ends when the workflow is no longer active, after the last value [E5].
+        latest. Ends when the workflow is no longer active, after the last value [E5]. A workflow that does
+        not exist yet is waited for [E2].
+
+        Raises:
+            InvalidName: if the id or the key cannot be one.
         """
         return events.watch(self.engine, workflow_id, key, type)
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from holdfast._api.client import Client
-from holdfast._engine.writer import Answers
+from holdfast._engine.submissions import Answers
 from holdfast._observe import point
 from holdfast._primitives.workflows import Call, Workflow
 from holdfast._run.context import install_births, remove_births

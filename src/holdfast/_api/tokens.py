@@ -1,4 +1,4 @@
-"""Tokens: capabilities to send one message, for people and programs that know nothing of workflows [M12].
+"""Tokens: capabilities to send one message, for people and programs that know nothing of workflows.
 
 A token is what it allows, and a signature over it: nothing is stored until it is redeemed, and then only the
 message. The layout, in URL-safe base64 without padding, numbers big-endian:

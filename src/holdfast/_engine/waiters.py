@@ -117,7 +117,7 @@ class Tally(Alarm):
 
     def __init__(self, waiters: Waiters, keys: Sequence[str]) -> None:
         super().__init__()
-        self.rings = 0
+        self.rings: int = 0
         self._waiters = waiters
         self._keys = keys
         waiters._hear(self, keys)

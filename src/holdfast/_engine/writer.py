@@ -19,11 +19,12 @@ What can go wrong, and what it means:
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 
 from holdfast import _clock, _observe
+from holdfast._engine.submissions import CLOSED, Answers, Job, Received, Submission, outlast
 from holdfast._engine.waiters import Waiters
 from holdfast._keys import wake_key
 from holdfast._observe import logger
@@ -46,13 +47,7 @@ MOST_BYTES = 8 * 1024 * 1024
 BATCH_DEADLINE = 15.0
 """Seconds that one batch may take before its connection is taken for dead."""
 
-CLOSED = "the runtime or client has been left; what was on its way may have been committed"
-
 T = TypeVar("T")
-Answers = Sequence[Answer]
-Received = Callable[[Answers], Record | None]
-"""What is done with the answers, exactly once, whether or not the caller still waits for them. What it
-returns, a record that undoes what was taken, is committed only if the caller has been cancelled."""
 
 
 class WriterStatistics(NamedTuple):
@@ -62,68 +57,6 @@ class WriterStatistics(NamedTuple):
     records: int
     repeated: int
     backlog: int
-
-
-class Submission:
-    """A record on its way, and the caller who waits for it."""
-
-    __slots__ = ("born", "future", "late", "record", "sent")
-
-    def __init__(self, record: Record, future: "asyncio.Future[Answers]") -> None:
-        self.record: Record = record
-        self.future: asyncio.Future[Answers] = future
-        self.born: float = _clock.monotonic()
-        self.sent: bool = False
-        self.late: asyncio.Future[Answers] | None = None
-
-    @property
-    def reply(self) -> "asyncio.Future[Answers]":
-        """Where the answers are or will be; of a caller cancelled in flight, on a future of its own."""
-        if not self.future.cancelled():
-            return self.future
-        if self.late is None:
-            self.late = self.future.get_loop().create_future()
-        return self.late
-
-    def answer(self, answers: Answers) -> None:
-        """Gives the caller its answers, even if it was cancelled in flight and does not wait for them yet."""
-        if not self.future.done():
-            self.future.set_result(answers)
-        elif not self.reply.done():
-            self.reply.set_result(answers)
-
-    def fail(self, error: Exception) -> None:
-        """Gives the caller an error instead."""
-        if not self.future.done():
-            self.future.set_exception(error)
-        elif self.sent and not self.reply.done():
-            self.reply.set_exception(error)
-
-
-class Job:
-    """Something that a lane does between two batches."""
-
-    __slots__ = ("act", "begun", "future")
-
-    def __init__(self, act: Callable[[], Awaitable[Any]], future: "asyncio.Future[Any]") -> None:
-        self.act: Callable[[], Awaitable[Any]] = act
-        self.future: asyncio.Future[Any] = future
-        self.begun: bool = False
-
-    async def carry_out(self) -> None:
-        """Does it, unless whoever wanted it has gone."""
-        if self.future.done():
-            return
-        self.begun = True
-        try:
-            result = await self.act()
-        except asyncio.CancelledError:
-            self.future.set_exception(NotRunning(CLOSED))
-            raise
-        except BaseException as error:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(result)
 
 
 class Writer:
@@ -183,7 +116,7 @@ class Writer:
 
     async def _settle(self, submission: Submission, received: Received | None) -> None:
         """Waits for the reply to a record whose caller has been cancelled, through any further cancelling."""
-        answers = await _outlast(submission.reply)
+        answers = await outlast(submission.reply)
         record = received(answers) if received is not None and answers is not None else None
         if record is not None:
             await self.insist(record)
@@ -200,7 +133,7 @@ class Writer:
         except asyncio.CancelledError:
             if not job.begun:
                 job.future.cancel()
-            await _outlast(job.future)
+            await outlast(job.future)
             raise
 
     def post(self, record: Record) -> "asyncio.Future[Answers]":
@@ -218,7 +151,7 @@ class Writer:
         """Commits a record that must not be withdrawn, through any cancelling; None if it failed."""
         if self.closed:
             return None
-        return await _outlast(self.lane(record.lane).put(record).future)
+        return await outlast(self.lane(record.lane).put(record).future)
 
     def statistics(self) -> WriterStatistics:
         """What has been committed so far, over all lanes."""
@@ -475,16 +408,3 @@ def rejected(error: DataRejected) -> RecordRejected:
     rejection = RecordRejected(f"the database refused this record: {error}")
     rejection.__cause__ = error
     return rejection
-
-
-async def _outlast(future: "asyncio.Future[T]") -> T | None:
-    """The result of a future, waited for through any number of cancellations; None if it failed.
-
-    The cancellations are not lost: the caller is on its way out with the first one already.
-    """
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            continue
-    return None if future.cancelled() or future.exception() else future.result()

@@ -18,12 +18,13 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 import msgspec
 
+from holdfast._primitives.made import Made
 from holdfast._primitives.steps import Step
 from holdfast._primitives.workflows import RunChild, Workflow, WorkflowRef
 from holdfast._run.context import current_branch, spawn
 from holdfast._run.operation import Operation, Wait, call, durable
 from holdfast._run.run import Run, item_id
-from holdfast._store.commits import Answer, Code, Journaled
+from holdfast._store.commits import Code
 from holdfast.errors import ConfigurationError, NondeterminismError
 
 I = TypeVar("I")  # noqa: E741 - of item
@@ -236,7 +237,7 @@ class Each(AsyncIterator[Outcome[I, R]], Generic[I, R]):
         return self._recovered
 
 
-class Batch(Operation[list[int]]):
+class Batch(Made[list[int]]):
     """Which items are handed out next, in which order."""
 
     __slots__ = ("each", "name")
@@ -246,18 +247,9 @@ class Batch(Operation[list[int]]):
         self.each = each
         self.name: str = each.name
 
-    async def perform(self, run: Run, step_id: str) -> Answer:
-        engine = run.executor.engine
-        indices = await self.each.next_batch()
-        output = engine.codec.encode(indices, engine.context(run.workflow_id, "step", self.name))
-        await run.commit(
-            Journaled(owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, output=output)
-        )
-        return Answer(Code.VALUE, output)
+    @property
+    def type(self) -> object:
+        return list[int]
 
-    def conclude(self, run: Run, answer: Answer) -> list[int]:
-        if answer.code is Code.ERROR or answer.payload is None:
-            raise self.failure(run, answer)
-        context = run.context(answer, "step", self.name)
-        indices: list[int] = run.executor.engine.codec.decode(answer.payload, list[int], context)
-        return indices
+    async def make(self, run: Run) -> list[int]:
+        return await self.each.next_batch()

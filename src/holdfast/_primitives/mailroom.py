@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 
-from holdfast._engine.writer import Answers
+from holdfast._engine.submissions import Answers
 from holdfast._observe import point
 from holdfast._run.blocks import DeadlinePassed
 from holdfast._run.operation import due_of, wait
@@ -164,9 +164,9 @@ class Mailroom:
     @classmethod
     def of(cls, run: Run) -> "Mailroom":
         """The mailroom of a workflow, for as long as somebody waits in it."""
-        if run.mailroom is None:
-            run.mailroom = cls(run)
-        room: Mailroom = run.mailroom
+        room = run.mailroom
+        if not isinstance(room, Mailroom):
+            room = run.mailroom = cls(run)
         return room
 
     def next_number(self) -> int:

@@ -7,7 +7,6 @@ each other's way is the mailroom's.
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar, overload
-from uuid import uuid4
 
 import msgspec
 
@@ -19,11 +18,12 @@ from holdfast._primitives import requests
 from holdfast._primitives.channels import Channel, name_and_type
 from holdfast._primitives.mailroom import Place, give_back
 from holdfast._primitives.requests import Misfit, Request, Requests
+from holdfast._primitives.sending import send_outside, send_within
 from holdfast._run.context import Branch, StepScope, current_branch, current_scope
 from holdfast._run.operation import Operation, Wait, call
 from holdfast._run.run import Run
 from holdfast._store import intents
-from holdfast._store.commits import Answer, Code, OutsideSend, Send
+from holdfast._store.commits import Answer, Code, Send
 from holdfast._store.picks import Alternative
 from holdfast.config import seconds_of
 from holdfast.errors import PayloadDecodeError, WaitTimeout, WorkflowFinished, WorkflowNotFound
@@ -83,7 +83,7 @@ class Topic(Channel[T], Generic[T, A_co]):
         return Inbox(self)
 
     def ask(self, workflow_id: str, value: T, *, timeout: float | timedelta | None = None) -> Wait[A_co]:
-        """Sends a request of this topic, and waits for the reply; from a workflow or a step [M11].
+        """Sends a request of this topic, and waits for the reply; from a workflow or a step.
 
         In a workflow it is one durable call: asked exactly once, and a replay has the same reply. From a step
         it is asked anew each time.
@@ -368,22 +368,7 @@ def check_sent(to: str, answer: Answer) -> None:
 
 
 async def _send_from_step(found: StepScope, to: str, topic: str, message: object, key: str | None) -> None:
-    run = found.run
-    engine = run.executor.engine
-    payload = engine.codec.encode(message, engine.context(to, "message", topic))
-    (answer,) = await run.commit(
-        Send(
-            owner=run.owner,
-            step_id=found.step_id,
-            within=True,
-            token=uuid4(),
-            to=to,
-            topic=topic,
-            payload=payload,
-            key=key,
-        )
-    )
-    check_sent(to, answer)
+    check_sent(to, await send_within(found, to, topic, message, key=key))
 
 
 async def send_from_outside(
@@ -407,12 +392,7 @@ async def send_from_outside(
         code = await intents.send(connection, engine.sql, to, name, payload, key)
         check_sent(to, Answer(Code(code)))
         return
-    point("outside_send.before_commit")
-    (answer,) = await engine.writer.commit(
-        OutsideSend(to=to, topic=name, payload=payload, token=uuid4(), key=key)
-    )
-    point("outside_send.after_commit")
-    check_sent(to, answer)
+    check_sent(to, await send_outside(engine, to, name, payload, key=key))
 
 
 __all__ = ["MISSING", "Missing", "Topic", "recv", "send", "send_from_outside"]

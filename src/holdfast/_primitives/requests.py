@@ -1,4 +1,4 @@
-"""Requests: messages that wait for a reply [M11].
+"""Requests: messages that wait for a reply.
 
 A request is an ordinary message that carries an id. The reply is an event of the workflow that was asked,
 under a key that nobody but the library can take: so it is committed exactly once, wakes whoever waits for it,
@@ -14,10 +14,11 @@ from holdfast import _clock, _keys
 from holdfast._engine.engine import Engine
 from holdfast._observe import logger, point
 from holdfast._primitives.channels import Channel, name_and_type
+from holdfast._primitives.sending import send_outside, send_within
 from holdfast._run.context import Branch, StepScope, current_branch, current_scope
 from holdfast._run.operation import Operation, Wait, call, claim
 from holdfast._run.run import Run
-from holdfast._store.commits import Answer, Claim, Code, OutsideSend, Send, SetEvent
+from holdfast._store.commits import Answer, Claim, Code, Send, SetEvent
 from holdfast._store.looks import EventLook
 from holdfast.config import seconds_of
 from holdfast.errors import (
@@ -55,7 +56,7 @@ class Request(Generic[Q, A]):
 
     def reply(self, value: A) -> Wait[None]:
         """Answers with a value. In a workflow exactly once; in a step of it at least once, and the first
-        answer that is committed is the one that counts [M11].
+        answer that is committed is the one that counts.
 
         An asker who has gone is no error.
 
@@ -308,22 +309,9 @@ def reply_in(engine: Engine, to: str, topic: str, answer: Answer, type: object) 
 async def _ask_from_step(
     found: StepScope, to: str, topic: str, value: object, timeout: float | None, type: object
 ) -> Any:
-    run = found.run
-    engine = run.executor.engine
-    payload = engine.codec.encode(value, engine.context(to, "message", topic))
+    engine = found.run.executor.engine
     request, deadline = _keys.new_request(), _deadline(timeout)
-    (answer,) = await run.commit(
-        Send(
-            owner=run.owner,
-            step_id=found.step_id,
-            within=True,
-            token=uuid4(),
-            to=to,
-            topic=topic,
-            payload=payload,
-            request=request,
-        )
-    )
+    answer = await send_within(found, to, topic, value, request=request)
     if answer.code is Code.VALUE:
         answer = await _reply_to(engine, to, request, deadline)
     return reply_in(engine, to, topic, answer, type)
@@ -342,11 +330,7 @@ async def ask_from_outside(
     name, kind = name_and_reply_type(topic, type)
     request, deadline = _keys.new_request(), _deadline(seconds_of(timeout))
     payload = engine.codec.encode(value, engine.context(to, "message", name))
-    point("outside_send.before_commit")
-    (answer,) = await engine.writer.commit(
-        OutsideSend(to=to, topic=name, payload=payload, token=uuid4(), request=request)
-    )
-    point("outside_send.after_commit")
+    answer = await send_outside(engine, to, name, payload, request=request)
     if answer.code is Code.VALUE:
         answer = await _reply_to(engine, to, request, deadline)
     return reply_in(engine, to, name, answer, kind)

@@ -3,15 +3,16 @@
 import random as _random
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 from uuid import UUID, uuid4
 
 from holdfast import _clock
 from holdfast._observe import point
+from holdfast._primitives.made import Made
 from holdfast._run.context import current_branch
 from holdfast._run.operation import Operation, Wait, call, claim
 from holdfast._run.run import Run
-from holdfast._store.commits import Answer, Claim, Code, Journaled
+from holdfast._store.commits import Answer, Claim, Code
 from holdfast._store.picks import Alternative
 from holdfast.config import seconds_of
 
@@ -83,17 +84,41 @@ class Sleep(Operation[None]):
 
 
 def now() -> Wait[datetime]:
-    """The time, with its zone (UTC), recorded once: a replay gets the same. Only in a workflow."""
+    """The time, with its zone (UTC), recorded once: a replay gets the same [W2]. Only in a workflow.
+
+    Raises:
+        NotInWorkflow: outside a workflow, or inside a step.
+
+    Example:
+        >>> async def is_weekend() -> bool:
+        ...     return (await now()).weekday() >= 5
+    """
     return _once("now", _clock.utcnow, datetime)
 
 
 def uuid() -> Wait[UUID]:
-    """A random UUID, recorded once: a replay gets the same. Only in a workflow."""
+    """A random UUID, recorded once: a replay gets the same [W2]. Only in a workflow.
+
+    Raises:
+        NotInWorkflow: outside a workflow, or inside a step.
+
+    Example:
+        >>> async def idempotency_key() -> str:
+        ...     return str(await uuid())
+    """
     return _once("uuid", uuid4, UUID)
 
 
 def random() -> Wait[float]:
-    """A random number from 0 to 1, recorded once: a replay gets the same. Only in a workflow."""
+    """A random number from 0 up to 1, recorded once: a replay gets the same [W2]. Only in a workflow.
+
+    Raises:
+        NotInWorkflow: outside a workflow, or inside a step.
+
+    Example:
+        >>> async def in_the_sample() -> bool:
+        ...     return await random() < 0.01
+    """
     return _once("random", CHANCE.random, float)
 
 
@@ -101,28 +126,22 @@ def _once(kind: str, make: Callable[[], T], type: type[T]) -> Wait[T]:
     return call(current_branch(kind, f"outside, Python's own {kind} will do"), Once(kind, make, type))
 
 
-class Once(Operation[Any]):
-    """A value that is made once and then recorded."""
+class Once(Made[T]):
+    """A value of Python's own."""
 
-    __slots__ = ("make", "name", "type")
+    __slots__ = ("_draw", "_type", "name")
     kind: ClassVar[str] = "value"
 
-    def __init__(self, name: str, make: Callable[[], Any], type: object) -> None:
+    def __init__(self, name: str, draw: Callable[[], T], type: type[T]) -> None:
         self.name = name
-        self.make = make
-        self.type = type
+        self._draw = draw
+        self._type = type
 
-    async def perform(self, run: Run, step_id: str) -> Answer:
-        engine = run.executor.engine
-        output = engine.codec.encode(self.make(), engine.context(run.workflow_id, "step", self.name))
+    @property
+    def type(self) -> object:
+        return self._type
+
+    async def make(self, run: Run) -> T:
+        value = self._draw()
         point("value.before_commit")
-        await run.commit(
-            Journaled(owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, output=output)
-        )
-        return Answer(Code.VALUE, output)
-
-    def conclude(self, run: Run, answer: Answer) -> Any:
-        if answer.code is Code.ERROR or answer.payload is None:
-            raise self.failure(run, answer)
-        context = run.context(answer, "step", self.name)
-        return run.executor.engine.codec.decode(answer.payload, self.type, context)
+        return value

@@ -30,7 +30,7 @@ from holdfast._store.connection import (
 )
 from holdfast._store.connection import Transaction as Begun
 from holdfast._store.steps import JournalRow, load_record, record_transaction
-from holdfast.errors import ConfigurationError, NotInWorkflow, PayloadCodecError, WorkflowStopped
+from holdfast.errors import ConfigurationError, NotInWorkflow, PayloadCodecError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -174,7 +174,7 @@ class TransactionCall(StepCall):
         row = await run.executor.engine.ask(lambda c: _load(run, c, step_id), insist=True)
         if row is None:
             run.executor.lose(run)
-            raise WorkflowStopped(f"workflow {run.workflow_id!r} no longer runs in this process")
+            raise run.gone()
         return Answer(Code(row.outcome or 0), row.output, origin=row.origin)
 
     async def _fail(self, run: Run, step_id: str, error: BaseException) -> Answer:
@@ -218,6 +218,9 @@ def transaction(fn: Callable[Concatenate[Any, P], Awaitable[R]], /) -> Transacti
 
     The isolation is READ COMMITTED. What it raises rolls the transaction back and is recorded. A transaction
     that a lost connection or a deadlock has rolled back is run again.
+
+    Raises:
+        ConfigurationError: if it is no async def.
 
     Example:
         >>> @transaction

@@ -1,15 +1,14 @@
 """Trimming: the values of a stream before an offset are forgotten; offsets go on and are not given again."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from holdfast import _keys
 from holdfast._engine.engine import Engine
+from holdfast._primitives.made import Made
 from holdfast._primitives.reading import MOST_OFFSET
-from holdfast._run.operation import Operation
 from holdfast._run.run import Run
 from holdfast._store import streams
-from holdfast._store.commits import Answer, Code, Journaled
-from holdfast.errors import DatabaseUnavailable, WorkflowNotFound, WorkflowStopped
+from holdfast.errors import DatabaseUnavailable, NotRunning, WorkflowNotFound
 
 
 def check_before(before: int) -> int:
@@ -39,7 +38,7 @@ async def trim(engine: Engine, workflow_id: str, key: str, before: int) -> int:
     return oldest
 
 
-class TrimStream(Operation[int]):
+class TrimStream(Made[int]):
     """Done, then recorded; after a crash in between done again."""
 
     __slots__ = ("before", "name")
@@ -49,23 +48,12 @@ class TrimStream(Operation[int]):
         self.name = key
         self.before = before
 
-    async def perform(self, run: Run, step_id: str) -> Answer:
-        engine = run.executor.engine
-        try:
-            oldest = await trim(engine, run.workflow_id, self.name, self.before)
-        except DatabaseUnavailable:
-            run.executor.give_up()
-            raise WorkflowStopped(
-                f"the database is away; workflow {run.workflow_id!r} goes on when it is back"
-            ) from None
-        output = engine.codec.encode(oldest, engine.context(run.workflow_id, "step", self.name))
-        await run.commit(
-            Journaled(owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, output=output)
-        )
-        return Answer(Code.VALUE, output)
+    @property
+    def type(self) -> object:
+        return int
 
-    def conclude(self, run: Run, answer: Answer) -> Any:
-        if answer.code is Code.ERROR or answer.payload is None:
-            raise self.failure(run, answer)
-        context = run.context(answer, "step", self.name)
-        return run.executor.engine.codec.decode(answer.payload, int, context)
+    async def make(self, run: Run) -> int:
+        try:
+            return await trim(run.executor.engine, run.workflow_id, self.name, self.before)
+        except (DatabaseUnavailable, NotRunning) as error:
+            raise run.cut_off(error) from None

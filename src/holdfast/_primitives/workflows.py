@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from holdfast import _keys
 from holdfast._codec import Parameters, encode_attributes, names_of_caller
-from holdfast._engine.writer import Answers
+from holdfast._engine.submissions import Answers
 from holdfast._observe import point
 from holdfast._primitives.handles import Handle, outcome_of
 from holdfast._run.context import Branch, StepScope, current_branch, scope

@@ -36,10 +36,10 @@ class Branch:
     __slots__ = ("_timers", "births", "calls", "prefix", "run")
 
     def __init__(self, run: Run, prefix: str = "") -> None:
-        self.run = run
-        self.prefix = prefix
-        self.births = 0
-        self.calls = 0
+        self.run: Run = run
+        self.prefix: str = prefix
+        self.births: int = 0
+        self.calls: int = 0
         self._timers = 0
 
     def next_step_id(self) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from typing import Any, NoReturn, Protocol
 
 from holdfast._engine.engine import Engine
+from holdfast._engine.submissions import Answers, Received
 from holdfast._engine.waiters import Waiters
-from holdfast._engine.writer import Answers, Received, Writer
+from holdfast._engine.writer import Writer
 from holdfast._observe import logger
 from holdfast._run.registry import Definition, Registry
 from holdfast._run.turns import Turns
@@ -137,7 +138,7 @@ class Run:
         self.posted: asyncio.Future[Any] | None = None
         self.settled: bool = False
         self.interrupted: set[str] | None = None
-        self.mailroom: Any = None
+        self.mailroom: object | None = None
         self.moment: float | None = None
         """The loop's time, for timeouts that are made, from one durable call to the next."""
         self._births: int = 0
@@ -188,19 +189,26 @@ class Run:
         except asyncio.CancelledError:
             self.check()
             raise
-        except DatabaseUnavailable:
-            # Nobody may see this inside a workflow: a replay would know nothing of it.
-            self.executor.give_up()
-            raise WorkflowStopped(
-                f"the database is away; workflow {self.workflow_id!r} goes on when it is back"
-            ) from None
-        except NotRunning:
-            self.stop()
-            raise WorkflowStopped(f"workflow {self.workflow_id!r} no longer runs in this process") from None
+        except (DatabaseUnavailable, NotRunning) as error:
+            raise self.cut_off(error) from None
         if answers[0].code is Code.LOST:
             self.executor.lose(self)
         self.check()
         return answers
+
+    def cut_off(self, error: DatabaseUnavailable | NotRunning) -> WorkflowStopped:
+        """Nothing can be written from here any more: nobody may see that inside a workflow as anything but
+        the end of the run, for a replay would know nothing of it [W11].
+        """
+        if isinstance(error, NotRunning):
+            self.stop()
+            return self.gone()
+        self.executor.give_up()
+        return WorkflowStopped(f"the database is away; workflow {self.workflow_id!r} goes on when it is back")
+
+    def gone(self) -> WorkflowStopped:
+        """What a call of a run gets that is over in this process."""
+        return WorkflowStopped(f"workflow {self.workflow_id!r} no longer runs in this process")
 
     def post(self, record: Record) -> None:
         """Has a record committed without waiting for it, but before whatever this workflow records after it;
@@ -212,9 +220,8 @@ class Run:
         self.check()
         try:
             future = self.executor.writer.post(record)
-        except NotRunning:
-            self.stop()
-            raise WorkflowStopped(f"workflow {self.workflow_id!r} no longer runs in this process") from None
+        except NotRunning as error:
+            raise self.cut_off(error) from None
         self.posted = future
         future.add_done_callback(self._after_post)
 
@@ -258,7 +265,7 @@ class Run:
         if self.parked is not None:
             raise self.parked
         if self.stopped or self.over:
-            raise WorkflowStopped(f"workflow {self.workflow_id!r} no longer runs in this process")
+            raise self.gone()
 
     def stop(self) -> None:
         """Ends the run here without an outcome; the workflow goes on elsewhere or later [W11]."""
