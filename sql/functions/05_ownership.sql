@@ -261,6 +261,13 @@ begin
     from (select distinct on (f.id) f.id, f.root from family f order by f.id, f.root) f;
     perform from unnest(members) as f (id)
     cross join lateral (select from holdfast.workflows w where w.id = f.id limit 1 for update) w;
+    -- A root may have been resumed before it could be locked.
+    select array_agg(f.id order by f.id), array_agg(f.root order by f.id) into members, causes
+    from unnest(members, causes) as f (id, root)
+    where not exists (
+        select from unnest(roots, epochs) as r (id, epoch)
+        cross join lateral (select w.epoch, w.status from holdfast.workflows w where w.id = r.id limit 1) w
+        where r.id = f.root and r.epoch is not null and not (w.epoch = r.epoch and w.status in (2, 5)));
     for id, executor_id, bell in
         update holdfast.workflows w
         set status = case when w.status = 2 and (w.executor_id is not null or w.parked is null) then 2 else 5 end,

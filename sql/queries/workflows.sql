@@ -17,8 +17,8 @@ select holdfast.park_workflow($1, $2, $3, $4, $5);
 select id, executor_id from holdfast.cancel_workflow($1, $2, $3);
 
 -- name: list_cancelling
--- Which of this executor's workflows have been asked to end.
-select id from holdfast.workflows
+-- Which of this executor's workflows have been asked to end, and in which epoch.
+select id, epoch from holdfast.workflows
 where executor_id = $1 and status = 2 and executor_id is not null and cancelling;
 
 -- name: load_status

@@ -107,6 +107,16 @@ async def an_item_left_behind_does_not_expire_the_block() -> list[str]:
     return seen
 
 
+@hf.step
+async def gives_up(item: int) -> int:
+    raise asyncio.CancelledError
+
+
+@program
+async def a_body_that_cancels_itself() -> list[str]:
+    return [told(found) async for found in hf.each(gives_up, [1, 2], limit=1)]
+
+
 @program
 async def patched_before_and_inside() -> list[str]:
     seen = [str(await hf.patched("new"))]
@@ -121,6 +131,7 @@ EXPECTED = {
     "a_block_ends_the_waiting_for_items_begun_before_it": ["1 1", "late"],
     "what_a_block_has_ended_is_an_error_outside_of_it": ["1 1", "2 2", "late", "-1 WaitTimeout"],
     "an_item_left_behind_does_not_expire_the_block": ["1 1"],
+    "a_body_that_cancels_itself": ["1 RemoteError", "2 RemoteError"],
     "patched_before_and_inside": ["True", "1 1", "True", "2 2", "True"],
 }
 

@@ -18,14 +18,14 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 import msgspec
 
-from holdfast._primitives.steps import Step
+from holdfast._primitives.steps import Step, cancellations
 from holdfast._primitives.workflows import RunChild, Workflow, WorkflowRef
 from holdfast._run.blocks import Expired, check_passed, in_time
 from holdfast._run.context import current_branch, spawn
 from holdfast._run.operation import Operation, Wait, call, durable
 from holdfast._run.run import Run, item_id
 from holdfast._store.commits import Answer, Code, Journaled
-from holdfast.errors import ConfigurationError, NondeterminismError, WaitTimeout
+from holdfast.errors import ConfigurationError, NondeterminismError, RemoteError, WaitTimeout
 
 I = TypeVar("I")  # noqa: E741 - of item
 R = TypeVar("R")
@@ -56,9 +56,9 @@ def each(what: Callable[[I], Wait[R]], items: Iterable[I], /, *, limit: int | No
     the iterable itself is raised once everything before it has been handed out.
 
     Leaving the loop early does not cancel what has begun: it runs on, recorded, until the workflow ends, as
-    tasks do for which nobody waits; `aclose()` cancels it. What the deadline of a block (`holdfast.timeout`) has
-    ended is handed out, with a `WaitTimeout`, only to who iterates on outside of that block. When the workflow is cancelled, what runs is
-    cancelled with it [W10].
+    tasks do for which nobody waits; `aclose()` cancels it. What the deadline of a block (`holdfast.timeout`)
+    has ended is handed out, with a `WaitTimeout`, only to who iterates on outside of that block. When the
+    workflow is cancelled, what runs is cancelled with it [W10].
 
     Raises:
         TypeError: if `what` is something else, or could not be called with one argument.
@@ -194,11 +194,20 @@ class Each(AsyncIterator[Outcome[I, R]], Generic[I, R]):
         if index in self._expired:
             late = WaitTimeout("the deadline of the block in which this item was begun has passed")
             return Outcome(item=item, value=none, error=late)
+        before = cancellations()
         try:
             value = await durable(self._run, item_id(self._step_id, index), operation)
         except Exception as error:
             self._run.check()
             return Outcome(item=item, value=none, error=error)
+        except asyncio.CancelledError as error:
+            if isinstance(error, Expired) or cancellations() > before or self._run.cancelling:
+                raise
+            # What the body of the step has raised by itself, as one does that awaits a cancelled task.
+            self._run.check()
+            failure = RemoteError("asyncio.CancelledError", str(error))
+            failure.__cause__ = error
+            return Outcome(item=item, value=none, error=failure)
         return Outcome(item=item, value=value)
 
     # Handing out
