@@ -93,13 +93,13 @@ end
 $$;
 
 -- Workflows of an executor that have been asked to end. It is asked after every claim, so only its own are read.
-create or replace function holdfast.list_cancelling(executor integer) returns setof text
+create or replace function holdfast.list_cancelling(executor integer) returns table (id text, epoch integer)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off as
 $$
 begin
     return query
-    select w.id from holdfast.workflows w
+    select w.id, w.epoch from holdfast.workflows w
     where w.executor_id = executor and w.executor_id is not null and w.status = 2 and w.cancelling;
 end
 $$;
@@ -277,6 +277,13 @@ begin
     from (select distinct on (f.id) f.id, f.root from family f order by f.id, f.root) f;
     perform from unnest(members) as f (id)
     cross join lateral (select from holdfast.workflows w where w.id = f.id limit 1 for update) w;
+    -- A root may have been resumed before it could be locked.
+    select array_agg(f.id order by f.id), array_agg(f.root order by f.id) into members, causes
+    from unnest(members, causes) as f (id, root)
+    where not exists (
+        select from unnest(roots, epochs) as r (id, epoch)
+        cross join lateral (select w.epoch, w.status from holdfast.workflows w where w.id = r.id limit 1) w
+        where r.id = f.root and r.epoch is not null and not (w.epoch = r.epoch and w.status in (2, 5)));
     for id, executor_id, bell in
         update holdfast.workflows w
         set status = case when w.status = 2 and (w.executor_id is not null or w.parked is null) then 2 else 5 end,

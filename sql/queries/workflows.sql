@@ -17,8 +17,8 @@ select holdfast.park_workflow($1, $2, $3, $4, $5);
 select id, executor_id from holdfast.cancel_workflow($1, $2, $3);
 
 -- name: list_cancelling
--- Which of this executor's workflows have been asked to end.
-select id from holdfast.list_cancelling($1) as id;
+-- Which of this executor's workflows have been asked to end, and in which epoch.
+select id, epoch from holdfast.list_cancelling($1);
 
 -- name: load_status
 -- One workflow as people look at it.

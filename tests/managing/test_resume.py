@@ -11,7 +11,7 @@ import pytest
 import holdfast as hf
 from holdfast._store.connection import Connection
 from holdfast.testing.clock import DatabaseClock
-from tests.processes import Points, Processes, Waits, within
+from tests.processes import Points, Processes, Waits, connect, within
 from tests.runtime.witness import PATIENCE, journal, quick, state
 
 ran: Counter[str] = Counter()
@@ -483,3 +483,59 @@ async def test_w12_n4_a_resume_whose_bell_nobody_hears_is_found(
     await waits.on("message", "one", "go on")
     await handle.send("go on", "now")
     assert await handle.result(PATIENCE) == ["before", "now", "after"]
+
+
+@hf.step
+async def endless(item: int) -> int:
+    await asyncio.sleep(1000)
+    return item
+
+
+@hf.workflow
+async def busy() -> None:
+    async for _ in hf.each(endless, range(5)):
+        pass
+
+
+async def test_w12_what_was_known_of_the_last_cancelling_does_not_reach_who_goes_on(
+    processes: Processes,
+) -> None:
+    rt = await processes.runtime(busy, settings=quick(heartbeat=0.02))
+
+    async def cancel_and_resume(handle: hf.Handle[None]) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0.05)
+            assert await handle.cancel()
+            with pytest.raises(hf.WorkflowCancelled):
+                await handle.result(PATIENCE)
+            assert await handle.resume()
+            await asyncio.sleep(0.2)
+            assert (await handle.status()).status in ("ENQUEUED", "PENDING")
+
+    handles = [await rt.start(busy()) for _ in range(15)]
+    await asyncio.gather(*map(cancel_and_resume, handles))
+
+
+async def test_w12_a_cancelling_that_comes_late_finds_the_epoch_gone_by(
+    processes: Processes, database: Connection, dsn: str
+) -> None:
+    rt = await processes.runtime(busy, settings=quick())
+    handle = await rt.start(busy(), id="a")
+    await handle.cancel()
+    with pytest.raises(hf.WorkflowCancelled):
+        await handle.result(PATIENCE)
+    await processes.leave(rt)
+    epoch = await database.fetchval("select epoch from holdfast.workflows")
+    resumer = await connect(dsn)
+    try:
+        async with resumer.transaction():
+            await resumer.fetch("select * from holdfast.resume_workflow('a', null, 'c')")
+            late = asyncio.create_task(
+                database.fetch("select * from holdfast.cancel_workflow('a', 'c', $1)", epoch)
+            )
+            await asyncio.sleep(0.2)
+            assert not late.done()  # it waits for the row
+        assert await late == []
+    finally:
+        await resumer.close()
+    assert await state(database, "a") == "ENQUEUED"

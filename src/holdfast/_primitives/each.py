@@ -19,13 +19,14 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 import msgspec
 
 from holdfast._primitives.made import Made
-from holdfast._primitives.steps import Step
+from holdfast._primitives.steps import Step, cancellations
 from holdfast._primitives.workflows import RunChild, Workflow, WorkflowRef
+from holdfast._run.blocks import Expired, check_passed, in_time
 from holdfast._run.context import current_branch, spawn
 from holdfast._run.operation import Operation, Wait, call, durable
 from holdfast._run.run import Run, item_id
 from holdfast._store.commits import Code
-from holdfast.errors import ConfigurationError, NondeterminismError
+from holdfast.errors import ConfigurationError, NondeterminismError, RemoteError, WaitTimeout
 
 I = TypeVar("I")  # noqa: E741 - of item
 R = TypeVar("R")
@@ -56,8 +57,9 @@ def each(what: Callable[[I], Wait[R]], items: Iterable[I], /, *, limit: int | No
     the iterable itself is raised once everything before it has been handed out.
 
     Leaving the loop early does not cancel what has begun: it runs on, recorded, until the workflow ends, as
-    tasks do for which nobody waits; `aclose()` cancels it. When the workflow is cancelled, what runs is
-    cancelled with it [W10].
+    tasks do for which nobody waits; `aclose()` cancels it. What the deadline of a block (`holdfast.timeout`)
+    has ended is handed out, with a `WaitTimeout`, only to who iterates on outside of that block. When the
+    workflow is cancelled, what runs is cancelled with it [W10].
 
     Raises:
         TypeError: if `what` is something else, or could not be called with one argument.
@@ -110,6 +112,7 @@ class Each(AsyncIterator[Outcome[I, R]], Generic[I, R]):
         self._taken = 0
         self._under_way: dict[int, tuple[I, Operation[R]]] = {}
         self._completed: dict[int, Outcome[I, R]] = {}
+        self._expired: set[int] = set()
         self._recovered: list[int] | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._buffer: deque[Outcome[I, R]] = deque()
@@ -163,6 +166,8 @@ class Each(AsyncIterator[Outcome[I, R]], Generic[I, R]):
                 self._begin(index)
             elif record.outcome == Code.INTERRUPTED:
                 self._interrupted = True
+            elif record.outcome == Code.EXPIRED:
+                self._expired.add(index)
 
     def _begin(self, index: int) -> None:
         if self._interrupted:
@@ -174,7 +179,10 @@ class Each(AsyncIterator[Outcome[I, R]], Generic[I, R]):
         task.add_done_callback(self._ended)
 
     async def _complete(self, index: int) -> None:
-        self._completed[index] = await self._outcome(index)
+        try:
+            self._completed[index] = await self._outcome(index)
+        except Expired:
+            self._expired.add(index)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
@@ -183,12 +191,24 @@ class Each(AsyncIterator[Outcome[I, R]], Generic[I, R]):
 
     async def _outcome(self, index: int) -> Outcome[I, R]:
         item, operation = self._under_way[index]
+        none: Any = None
+        if index in self._expired:
+            late = WaitTimeout("the deadline of the block in which this item was begun has passed")
+            return Outcome(item=item, value=none, error=late)
+        before = cancellations()
         try:
             value = await durable(self._run, item_id(self._step_id, index), operation)
         except Exception as error:
             self._run.check()
-            none: Any = None
             return Outcome(item=item, value=none, error=error)
+        except asyncio.CancelledError as error:
+            if isinstance(error, Expired) or cancellations() > before or self._run.cancelling:
+                raise
+            # What the body of the step has raised by itself, as one does that awaits a cancelled task.
+            self._run.check()
+            failure = RemoteError("asyncio.CancelledError", str(error))
+            failure.__cause__ = error
+            return Outcome(item=item, value=none, error=failure)
         return Outcome(item=item, value=value)
 
     # Handing out
@@ -203,6 +223,7 @@ class Each(AsyncIterator[Outcome[I, R]], Generic[I, R]):
             return  # another branch, iterating too, was first
         outcome = self._completed.pop(index, None) or await self._outcome(index)
         del self._under_way[index]
+        self._expired.discard(index)
         self._buffer.append(outcome)
         self._take(1)
 
@@ -221,12 +242,19 @@ class Each(AsyncIterator[Outcome[I, R]], Generic[I, R]):
         """
         while True:
             self._news.clear()
-            found = [*self._recovered_first(), *self._completed][:MOST_IN_BATCH]
+            found = self.ready()
             if found or self._closed or not self._under_way:
                 return found
             if not self._running:
-                raise asyncio.CancelledError  # what is left was cancelled with the workflow
+                if self._interrupted or not self._expired:
+                    raise asyncio.CancelledError  # what is left was cancelled with the workflow
+                check_passed(self._run)
+                return sorted(self._expired)[:MOST_IN_BATCH]
             await self._news.wait()
+
+    def ready(self) -> list[int]:
+        """Those that can be handed out at once."""
+        return [*self._recovered_first(), *self._completed][:MOST_IN_BATCH]
 
     def _recovered_first(self) -> list[int]:
         """Items that were recorded before a crash and are still to be handed out, in the order of records."""
@@ -252,4 +280,4 @@ class Batch(Made[list[int]]):
         return list[int]
 
     async def make(self, run: Run) -> list[int]:
-        return await self.each.next_batch()
+        return self.each.ready() or await in_time(run, self.each.next_batch())

@@ -22,6 +22,8 @@ from holdfast._store.commits import Claim, Claims
 
 T = TypeVar("T")
 KIND = "timeout"
+ABOUT = 0.05
+"""Seconds: so much earlier than others the timer of one call may fire at the deadline of both."""
 SAME = 0.001
 """Seconds: deadlines that are no further apart than this pass together."""
 
@@ -159,6 +161,18 @@ async def in_time(run: Run, body: Coroutine[Any, Any, T]) -> T:
         if limit.expired():
             raise DeadlinePassed(block) from None
         raise
+
+
+def check_passed(run: Run) -> None:
+    """Has the deadline of a block around here passed, for all that is known to have ended by it?
+
+    Raises:
+        DeadlinePassed: if so.
+    """
+    block = current_block(run)
+    due = None if block is None else block.first_due
+    if block is not None and due is not None and due <= _clock.monotonic() + ABOUT:
+        raise DeadlinePassed(block)
 
 
 def expire(depth: int | None) -> Expired | None:

@@ -345,10 +345,11 @@ class Executor:
 
     def cancel_here(self, ids: Iterable[str]) -> None:
         """Cancels those workflows that run in this process."""
-        for workflow_id in ids:
-            run = self.runs.get(workflow_id)
-            if run is not None:
-                run.cancel()
+        self._cancel_runs([run for workflow_id in ids if (run := self.runs.get(workflow_id)) is not None])
+
+    def _cancel_runs(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            run.cancel()
         for run in tuple(self.runs.values()):
             if run.stuck and run.cancel_asked:
                 # Its code does not come to where it could be cancelled: it is ended without it.
@@ -373,7 +374,9 @@ class Executor:
     def _time_out(self, run: Run) -> None:
         """The workflow's own timeout: cancelled like by hand, its children too."""
         run.cancel(_own_timeout())
-        self._spawn(self._cancel_quietly(run.workflow_id), f"timeout of workflow {run.workflow_id}")
+        self._spawn(
+            self._cancel_quietly(run.workflow_id, run.owner.epoch), f"timeout of workflow {run.workflow_id}"
+        )
 
     async def _cancel_quietly(self, workflow_id: str, epoch: int | None = None) -> None:
         try:
@@ -387,28 +390,26 @@ class Executor:
             executor = self.lease.executor
             keys = [self._work_key, _keys.wake_key("executor", str(executor or 0))]
 
-            async def look(watched: int | None = executor) -> list[str] | None:
+            async def look(watched: int | None = executor) -> list[Run] | None:
                 if watched != self.lease.executor:
                     return []
                 return await self._list_cancelling(watched)
 
-            self.cancel_here(await self.waiters.until(keys, look) or ())
+            self._cancel_runs(await self.waiters.until(keys, look) or ())
 
-    async def _list_cancelling(self, executor: int | None) -> list[str] | None:
+    async def _list_cancelling(self, executor: int | None) -> list[Run] | None:
         if executor is None:
             return None
 
-        async def ask(connection: Connection) -> list[str]:
+        async def ask(connection: Connection) -> dict[str, int]:
             return await workflows.list_cancelling(connection, self.engine.sql, executor)
 
         found = await self.engine.ask(ask, insist=True)
         # One that is not here is on its way: the reply to its start, or to its claim, has not come yet.
         self._asked_early = {workflow_id for workflow_id in found if workflow_id not in self.runs}
-        return [workflow_id for workflow_id in found if self._may_cancel(workflow_id)] or None
-
-    def _may_cancel(self, workflow_id: str) -> bool:
-        run = self.runs.get(workflow_id)
-        return run is not None and not run.cancel_asked
+        # One that has been resumed since is another run: what is told is about the one before it.
+        asked = [run for run in self.runs.values() if found.get(run.workflow_id) == run.owner.epoch]
+        return [run for run in asked if not run.cancel_asked] or None
 
 
 def _own_timeout() -> TimeoutError:

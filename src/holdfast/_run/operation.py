@@ -24,7 +24,7 @@ from contextvars import Token
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from holdfast import _clock
-from holdfast._run.blocks import Block, DeadlinePassed, current_block, expire
+from holdfast._run.blocks import Block, DeadlinePassed, Expired, current_block, expire
 from holdfast._run.context import Branch, Lazy, StepScope, scope
 from holdfast._run.run import Run, has_turn, mismatch
 from holdfast._store.commits import Answer, Claim, Claims, Code, Journaled
@@ -188,6 +188,8 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
         operation.prepare(run, step_id)
         answer = await _perform(run, step_id, operation)
         if answer.code is Code.EXPIRED:
+            if not has_turn(step_id):
+                raise Expired  # the block hears of it from the batch, in a replay too
             raise expire(answer.choice) or asyncio.CancelledError
         return operation.conclude(run, answer)
     except PayloadCodecError as error:

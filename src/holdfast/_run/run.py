@@ -340,7 +340,9 @@ class Run:
             self._items = {}
             for record in self.journal.values():
                 each_id, _, index = record.step_id.partition("#")
-                if index and record.finished and record.outcome != Code.INTERRUPTED:
+                if not index.isdecimal() or not record.finished:
+                    continue  # no item: a `patched`, under its name; or not over
+                if record.outcome not in (Code.INTERRUPTED, Code.EXPIRED):
                     self._items.setdefault(each_id, []).append(int(index))
         return self._items.get(step_id, [])
 

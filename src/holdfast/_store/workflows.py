@@ -199,9 +199,9 @@ async def prune_workflows(
     return Pruned(*row)
 
 
-async def list_cancelling(connection: Connection, sql: Statements, executor: int) -> list[str]:
-    """Which workflows of this executor have been asked to end."""
-    return [row[0] for row in await connection.fetch(sql["workflows.list_cancelling"], executor)]
+async def list_cancelling(connection: Connection, sql: Statements, executor: int) -> dict[str, int]:
+    """Which workflows of this executor have been asked to end, each in which epoch."""
+    return {row[0]: row[1] for row in await connection.fetch(sql["workflows.list_cancelling"], executor)}
 
 
 async def load_workflow(connection: Connection, sql: Statements, workflow_id: str) -> WorkflowRow | None:
