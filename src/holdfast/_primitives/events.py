@@ -5,12 +5,12 @@ the latest.
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar, overload
-from uuid import uuid4
 
 from holdfast import _clock, _keys
 from holdfast._engine.engine import Engine
 from holdfast._observe import point
 from holdfast._primitives.channels import Channel, name_and_type
+from holdfast._primitives.effects import Effect, effect
 from holdfast._primitives.recorded import RecordedWatch
 from holdfast._run.context import Branch, StepScope, current_scope
 from holdfast._run.operation import Operation, Wait, call, claim
@@ -76,13 +76,10 @@ def set_event(key: "str | Event[Any]", value: object) -> Wait[None]:
         ...     await set_event("pay_url", "https://pay.example/17")
     """
     name, _ = name_and_type(key, "event key", Any)
-    found = current_scope("set_event", "only a workflow publishes events")
-    if isinstance(found, Branch):
-        return call(found, PublishEvent(name, value))
-    return Wait(lambda: _set_from_step(found, name, value))
+    return effect(PublishEvent(name, value), "set_event", "only a workflow publishes events")
 
 
-class PublishEvent(Operation[None]):
+class PublishEvent(Effect):
     """A new value of an event."""
 
     __slots__ = ("_payload", "name", "value")
@@ -96,33 +93,21 @@ class PublishEvent(Operation[None]):
         engine = run.executor.engine
         self._payload = engine.codec.encode(self.value, engine.context(run.workflow_id, "event", self.name))
 
-    async def perform(self, run: Run, step_id: str) -> Answer:
+    def before_commit(self) -> None:
         point("set.before_commit")
-        (answer,) = await run.commit(
-            SetEvent(
-                owner=run.owner,
-                step_id=step_id,
-                kind=self.kind,
-                name=self.name,
-                key=self.name,
-                payload=self._payload,
-            )
-        )
+
+    def after_commit(self) -> None:
         point("set.after_commit")
-        return answer
 
-    def conclude(self, run: Run, answer: Answer) -> None:
-        if answer.code is Code.ERROR:
-            raise self.failure(run, answer)
-
-
-async def _set_from_step(found: StepScope, key: str, value: object) -> None:
-    run = found.run
-    engine = run.executor.engine
-    payload = engine.codec.encode(value, engine.context(run.workflow_id, "event", key))
-    await run.commit(
-        SetEvent(owner=run.owner, step_id=found.step_id, within=True, token=uuid4(), key=key, payload=payload)
-    )
+    def record(self, run: Run, step_id: str, attempt: int = 1) -> SetEvent:
+        return SetEvent(
+            owner=run.owner,
+            step_id=step_id,
+            kind=self.kind,
+            name=self.name,
+            key=self.name,
+            payload=self._payload,
+        )
 
 
 @overload

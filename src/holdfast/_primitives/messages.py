@@ -13,20 +13,20 @@ import msgspec
 from holdfast import _keys
 from holdfast._codec import check_type
 from holdfast._engine.engine import Engine
-from holdfast._observe import point
 from holdfast._primitives import requests
 from holdfast._primitives.channels import Channel, name_and_type
+from holdfast._primitives.effects import effect
 from holdfast._primitives.mailroom import Place, give_back
 from holdfast._primitives.requests import Misfit, Request, Requests
-from holdfast._primitives.sending import send_outside, send_within
-from holdfast._run.context import Branch, StepScope, current_branch, current_scope
+from holdfast._primitives.sending import SendMessage, check_sent, send_outside
+from holdfast._run.context import current_branch
 from holdfast._run.operation import Operation, Wait, call
 from holdfast._run.run import Run
 from holdfast._store import intents
-from holdfast._store.commits import Answer, Code, Send
+from holdfast._store.commits import Answer, Code
 from holdfast._store.picks import Alternative
 from holdfast.config import seconds_of
-from holdfast.errors import PayloadDecodeError, WaitTimeout, WorkflowFinished, WorkflowNotFound
+from holdfast.errors import PayloadDecodeError, WaitTimeout
 from holdfast.types import MISSING, Missing
 
 if TYPE_CHECKING:
@@ -313,62 +313,7 @@ def send(
     name = NO_TOPIC if topic is None else name_and_type(topic, "topic", Any)[0]
     if key is not None:
         _keys.check_name(key, "key")
-    found = current_scope("send", INSTEAD)
-    if isinstance(found, Branch):
-        return call(found, SendMessage(to, name, message, key))
-    return Wait(lambda: _send_from_step(found, to, name, message, key))
-
-
-class SendMessage(Operation[None]):
-    """A message from workflow code."""
-
-    __slots__ = ("_payload", "key", "message", "name", "to")
-    kind: ClassVar[str] = "send"
-
-    def __init__(self, to: str, topic: str, message: object, key: str | None) -> None:
-        self.to = to
-        self.name = topic
-        self.message = message
-        self.key = key
-
-    def prepare(self, run: Run, step_id: str) -> None:
-        engine = run.executor.engine
-        self._payload = engine.codec.encode(self.message, engine.context(self.to, "message", self.name))
-
-    async def perform(self, run: Run, step_id: str) -> Answer:
-        point("send.before_commit")
-        (answer,) = await run.commit(
-            Send(
-                owner=run.owner,
-                step_id=step_id,
-                kind=self.kind,
-                name=self.name,
-                target=self.to,
-                to=self.to,
-                topic=self.name,
-                payload=self._payload,
-                key=self.key,
-            )
-        )
-        point("send.after_commit")
-        return answer
-
-    def conclude(self, run: Run, answer: Answer) -> None:
-        if answer.code is Code.ERROR:
-            raise self.failure(run, answer)
-        check_sent(self.to, answer)
-
-
-def check_sent(to: str, answer: Answer) -> None:
-    """Raises what became of a message that was not accepted [M2]."""
-    if answer.code is Code.NOT_FOUND:
-        raise WorkflowNotFound(to)
-    if answer.code is Code.FINISHED:
-        raise WorkflowFinished(to)
-
-
-async def _send_from_step(found: StepScope, to: str, topic: str, message: object, key: str | None) -> None:
-    check_sent(to, await send_within(found, to, topic, message, key=key))
+    return effect(SendMessage(to, name, message, key), "send", INSTEAD)
 
 
 async def send_from_outside(

@@ -8,13 +8,13 @@ and an asker whose workflow ends without a reply is told as for any event [E2].
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar
-from uuid import uuid4
 
 from holdfast import _clock, _keys
 from holdfast._engine.engine import Engine
 from holdfast._observe import logger, point
 from holdfast._primitives.channels import Channel, name_and_type
-from holdfast._primitives.sending import send_outside, send_within
+from holdfast._primitives.effects import Effect, commit_within, within
+from holdfast._primitives.sending import SendMessage, check_sent, send_outside
 from holdfast._run.context import Branch, StepScope, current_branch, current_scope
 from holdfast._run.operation import Operation, Wait, call, claim
 from holdfast._run.run import Run
@@ -26,8 +26,6 @@ from holdfast.errors import (
     PayloadDecodeError,
     RequestRejected,
     WaitTimeout,
-    WorkflowFinished,
-    WorkflowNotFound,
 )
 
 Q = TypeVar("Q")
@@ -86,7 +84,7 @@ class Request(Generic[Q, A]):
         answer = kind(self._topic, self._id, content)
         if isinstance(found, StepScope):
             # The step may have been tried before, and the database knows what came of that.
-            return Wait(lambda: _answer_from_step(found, answer))
+            return within(found, answer)
         wait = call(found, answer)
         return Wait(lambda: self._once(wait))
 
@@ -142,7 +140,7 @@ async def _nothing() -> None:
     """The answer to a message that was not asked."""
 
 
-class Reply(Operation[None]):
+class Reply(Effect):
     """The value that answers a request."""
 
     __slots__ = ("_payload", "content", "name", "request")
@@ -161,25 +159,22 @@ class Reply(Operation[None]):
     def prepare(self, run: Run, step_id: str) -> None:
         self._payload = self.encoded(run)
 
-    async def perform(self, run: Run, step_id: str) -> Answer:
+    def before_commit(self) -> None:
         point("set.before_commit")
-        (answer,) = await run.commit(
-            SetEvent(
-                owner=run.owner,
-                step_id=step_id,
-                kind=self.kind,
-                name=self.name,
-                target=self.request,
-                key=_keys.reply_key(self.request),
-                payload=self._payload,
-            )
-        )
-        point("set.after_commit")
-        return answer
 
-    def conclude(self, run: Run, answer: Answer) -> None:
-        if answer.code is Code.ERROR:
-            raise self.failure(run, answer)
+    def after_commit(self) -> None:
+        point("set.after_commit")
+
+    def record(self, run: Run, step_id: str, attempt: int = 1) -> SetEvent:
+        return SetEvent(
+            owner=run.owner,
+            step_id=step_id,
+            kind=self.kind,
+            name=self.name,
+            target=self.request,
+            key=_keys.reply_key(self.request),
+            payload=self._payload,
+        )
 
 
 class Reject(Reply):
@@ -191,20 +186,6 @@ class Reject(Reply):
     def encoded(self, run: Run) -> bytes:
         engine = run.executor.engine
         return engine.codec.encode_rejection(self.content, engine.context(run.workflow_id, REPLY, self.name))
-
-
-async def _answer_from_step(found: StepScope, answer: Reply) -> None:
-    run = found.run
-    await run.commit(
-        SetEvent(
-            owner=run.owner,
-            step_id=found.step_id,
-            within=True,
-            token=uuid4(),
-            key=_keys.reply_key(answer.request),
-            payload=answer.encoded(run),
-        )
-    )
 
 
 def ask(
@@ -296,10 +277,7 @@ def _keys_of(workflow_id: str, key: str) -> tuple[str, str]:
 
 def reply_in(engine: Engine, to: str, topic: str, answer: Answer, type: object) -> Any:
     """The reply to a request, or what became of it instead, as an exception."""
-    if answer.code is Code.NOT_FOUND:
-        raise WorkflowNotFound(to)
-    if answer.code is Code.FINISHED:
-        raise WorkflowFinished(to)
+    check_sent(to, answer)
     if answer.code is Code.TIMEOUT:
         raise WaitTimeout(f"workflow {to!r} did not reply in time to a request of topic {topic!r}")
     assert answer.payload is not None
@@ -311,7 +289,9 @@ async def _ask_from_step(
 ) -> Any:
     engine = found.run.executor.engine
     request, deadline = _keys.new_request(), _deadline(timeout)
-    answer = await send_within(found, to, topic, value, request=request)
+    sending = SendMessage(to, topic, value, request=request)
+    sending.prepare(found.run, found.step_id)
+    answer = await commit_within(found, sending)
     if answer.code is Code.VALUE:
         answer = await _reply_to(engine, to, request, deadline)
     return reply_in(engine, to, topic, answer, type)

@@ -5,17 +5,17 @@ and `recorded`.
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar, overload
-from uuid import uuid4
 
 from holdfast import _keys
 from holdfast._observe import point
 from holdfast._primitives import piping
 from holdfast._primitives.channels import Channel, name_and_type
+from holdfast._primitives.effects import Effect, commit_within, effect
 from holdfast._primitives.reading import Reader, open_reader, span_of
 from holdfast._primitives.recorded import RecordedReader
 from holdfast._primitives.trimming import TrimStream, check_before, trim
 from holdfast._run.context import Branch, StepScope, current_scope
-from holdfast._run.operation import Operation, Wait, call
+from holdfast._run.operation import Wait, call
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Close, Code, Write
 from holdfast.errors import StreamClosed
@@ -92,7 +92,7 @@ class Stream(Channel[T_co], Generic[T_co]):
         return piping.pipe_by_time(
             source,
             lambda value: _encode(run, name, (value,))[0],
-            lambda payloads: _write_from_step(found, name, payloads),
+            lambda payloads: _write_encoded(found, name, payloads),
             every=seconds,
             most=count or piping.MOST_ITEMS,
             name=name,
@@ -116,13 +116,10 @@ def write_stream(key: "str | Stream[Any]", *values: object) -> Wait[None]:
         ...     await write_stream("progress", "begun", "half way")
     """
     name, _ = name_and_type(key, "stream name", Any)
-    found = current_scope("write_stream", INSTEAD)
-    if isinstance(found, Branch):
-        return call(found, WriteStream(name, values))
-    return Wait(lambda: _write_from_step(found, name, _encode(found.run, name, values)))
+    return effect(WriteStream(name, values), "write_stream", INSTEAD)
 
 
-class WriteStream(Operation[None]):
+class WriteStream(Effect):
     """Values at the end of a stream."""
 
     __slots__ = ("_payloads", "name", "values")
@@ -135,24 +132,24 @@ class WriteStream(Operation[None]):
     def prepare(self, run: Run, step_id: str) -> None:
         self._payloads = _encode(run, self.name, self.values)
 
-    async def perform(self, run: Run, step_id: str) -> Answer:
+    def before_commit(self) -> None:
         point("write.before_commit")
-        (answer,) = await run.commit(
-            Write(
-                owner=run.owner,
-                step_id=step_id,
-                kind=self.kind,
-                name=self.name,
-                key=self.name,
-                payloads=self._payloads,
-            )
-        )
-        point("write.after_commit")
-        return answer
 
-    def conclude(self, run: Run, answer: Answer) -> None:
-        if answer.code is Code.ERROR:
-            raise self.failure(run, answer)
+    def after_commit(self) -> None:
+        point("write.after_commit")
+
+    def record(self, run: Run, step_id: str, attempt: int = 1) -> Write:
+        return Write(
+            owner=run.owner,
+            step_id=step_id,
+            kind=self.kind,
+            name=self.name,
+            key=self.name,
+            payloads=self._payloads,
+            attempt=attempt,
+        )
+
+    def check(self, answer: Answer) -> None:
         if answer.code is Code.CLOSED:
             raise StreamClosed(self.name)
 
@@ -163,21 +160,10 @@ def _encode(run: Run, key: str, values: Iterable[object]) -> list[bytes]:
     return [engine.codec.encode(value, context) for value in values]
 
 
-async def _write_from_step(found: StepScope, key: str, payloads: list[bytes]) -> None:
-    run = found.run
-    (answer,) = await run.commit(
-        Write(
-            owner=run.owner,
-            step_id=found.step_id,
-            within=True,
-            token=uuid4(),
-            key=key,
-            payloads=payloads,
-            attempt=found.attempt,
-        )
-    )
-    if answer.code is Code.CLOSED:
-        raise StreamClosed(key)
+async def _write_encoded(found: StepScope, key: str, payloads: list[bytes]) -> None:
+    write = WriteStream(key, ())
+    write._payloads = payloads
+    write.check(await commit_within(found, write))
 
 
 def close_stream(key: "str | Stream[Any]") -> Wait[None]:
@@ -192,13 +178,10 @@ def close_stream(key: "str | Stream[Any]") -> Wait[None]:
         ...     await close_stream("progress")
     """
     name, _ = name_and_type(key, "stream name", Any)
-    found = current_scope("close_stream", INSTEAD)
-    if isinstance(found, Branch):
-        return call(found, CloseStream(name))
-    return Wait(lambda: _close_from_step(found, name))
+    return effect(CloseStream(name), "close_stream", INSTEAD)
 
 
-class CloseStream(Operation[None]):
+class CloseStream(Effect):
     """The end of a stream."""
 
     __slots__ = ("name",)
@@ -207,20 +190,14 @@ class CloseStream(Operation[None]):
     def __init__(self, key: str) -> None:
         self.name = key
 
-    async def perform(self, run: Run, step_id: str) -> Answer:
+    def before_commit(self) -> None:
         point("close.before_commit")
-        record = Close(owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, key=self.name)
-        (answer,) = await run.commit(record)
+
+    def after_commit(self) -> None:
         point("close.after_commit")
-        return answer
 
-    def conclude(self, run: Run, answer: Answer) -> None:
-        if answer.code is Code.ERROR:
-            raise self.failure(run, answer)
-
-
-async def _close_from_step(found: StepScope, key: str) -> None:
-    await found.run.commit(Close(owner=found.run.owner, step_id=found.step_id, within=True, key=key))
+    def record(self, run: Run, step_id: str, attempt: int = 1) -> Close:
+        return Close(owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, key=self.name)
 
 
 def trim_stream(key: "str | Stream[Any]", before: int) -> Wait[int]:

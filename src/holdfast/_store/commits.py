@@ -156,7 +156,9 @@ class Record(msgspec.Struct, kw_only=True, eq=False, gc=False):
 
 
 class Journaled(Record, kw_only=True):
-    """A record with a journal row of its own, unless `step_id` belongs to a step whose body made the call."""
+    """A record with a journal row of its own, unless `step_id` belongs to a step whose body made the call:
+    then its effect is known by its token.
+    """
 
     owner: Owner
     step_id: str
@@ -169,6 +171,7 @@ class Journaled(Record, kw_only=True):
     elapsed: float = 0.0
     open: bool = False
     within: bool = False
+    token: UUID | None = None
 
     def add(self, batch: Batch, place: int) -> int:
         run = batch.run(self.owner)
@@ -285,7 +288,6 @@ class Send(Journaled, kw_only=True):
     to: str
     topic: str
     payload: bytes
-    token: UUID | None = None
     key: str | None = None
     request: str | None = None
 
@@ -309,7 +311,6 @@ class SetEvent(Journaled, kw_only=True):
 
     key: str
     payload: bytes
-    token: UUID | None = None
 
     def add_effect(self, batch: Batch, place: int, run: int) -> None:
         batch.sets.append((place, run, self.step_id, self.key, self.payload, self.token))
@@ -326,7 +327,6 @@ class Write(Journaled, kw_only=True):
     key: str
     payloads: Sequence[bytes]
     attempt: int = 1
-    token: UUID | None = None
 
     def add_effect(self, batch: Batch, place: int, run: int) -> None:
         for payload in self.payloads:
