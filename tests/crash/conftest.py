@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 import pytest
 
+from holdfast import _observe
+from holdfast.testing.faults import Proxy
 from holdfast.testing.plugin import MakeDatabase
 from tests.crash import story
 from tests.runtime.conftest import signals
@@ -21,7 +24,6 @@ from tests.runtime.witness import SNAPSHOT, Snapshot, snapshot
 
 __all__ = ["signals"]
 
-T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 KILLED = -9
 
@@ -84,9 +86,11 @@ class Theatre:
         """Plays to the end, in this process."""
         return asyncio.run(self.play(self.dsn, str(self.bodies)))
 
-    def run(self, played: Coroutine[Any, Any, T]) -> T:
-        """Runs something to its end, in this process."""
-        return asyncio.run(played)
+    def finish_losing(self, lost: str, *once: str) -> tuple[list[Any], int]:
+        """Plays to the end while the "request" or the "reply" of every other batch is lost, and one of each
+        statement that contains one of these texts; what came out, and how many batches were lost.
+        """
+        return asyncio.run(self._finish_losing(lost, *once))
 
     def ran(self) -> Counter[str]:
         """How often the body of each step has run."""
@@ -136,6 +140,26 @@ class Theatre:
         ran = self.ran()
         rows = self.ask("select workflow_id || ' ' || step_id from holdfast.steps where attempts > 0")
         self.recorded = Counter({body: ran[body] for (body,) in rows})
+
+    async def _finish_losing(self, lost: str, *once: str) -> tuple[list[Any], int]:
+        async with Proxy(self.dsn) as proxy:
+            lose = proxy.lose_reply if lost == "reply" else proxy.lose_request
+            for text in once:
+                lose(text)
+            batches = itertools.count(1)
+            losses = 0
+
+            def lose_every_other(name: str) -> None:
+                nonlocal losses
+                if name == "writer.before_commit" and next(batches) % 2:
+                    lose("commit_batch")
+                    losses += 1
+
+            uninstall = _observe.install(lose_every_other)
+            try:
+                return await self.play(proxy.dsn, str(self.bodies)), losses
+            finally:
+                uninstall()
 
     def _plain(self, value: object) -> object:
         return value.replace(str(self.bodies), "…") if isinstance(value, str) else value

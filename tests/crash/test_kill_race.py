@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import _observe
-from holdfast.testing.faults import Proxy
 from holdfast.testing.plugin import MakeDatabase
 from tests.crash import race
 from tests.crash.conftest import KILLED, Stage, Theatre, staged
@@ -70,27 +68,7 @@ def test_m4_m8_w2_killed_again_while_recovering_the_history_is_exact(
 def test_m4_m8_w2_every_commit_whose_outcome_is_unknown_happens_once(
     theatre: Theatre, expected: Snapshot, lost: str
 ) -> None:
-    faults = 0
-
-    async def play() -> list[object]:
-        async with Proxy(theatre.dsn) as proxy:
-            lose = proxy.lose_reply if lost == "reply" else proxy.lose_request
-            passed = 0
-
-            def break_every_other(name: str) -> None:
-                nonlocal passed, faults
-                if name == "writer.before_commit":
-                    passed += 1
-                    if passed % 2:
-                        lose("commit_batch")
-                        faults += 1
-
-            uninstall = _observe.install(break_every_other)
-            try:
-                return await race.play(proxy.dsn, str(theatre.bodies))
-            finally:
-                uninstall()
-
-    assert theatre.run(play()) == race.RESULT
-    assert faults >= 10
+    result, losses = theatre.finish_losing(lost)
+    assert result == race.RESULT
+    assert losses >= 10
     theatre.check(expected)
