@@ -11,7 +11,7 @@ from holdfast._primitives.events import Event, get_event, set_event, watch_event
 from holdfast._primitives.generations import continue_as
 from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic, recv, send
-from holdfast._primitives.reading import Reader
+from holdfast._primitives.reading import Items, Reader
 from holdfast._primitives.requests import Request
 from holdfast._primitives.select import first, first_of
 from holdfast._primitives.steps import Step, step
@@ -20,6 +20,7 @@ from holdfast._primitives.timeouts import timeout
 from holdfast._primitives.timers import now, random, sleep, sleep_until, uuid
 from holdfast._primitives.transactions import Transaction, transaction
 from holdfast._primitives.versions import patched
+from holdfast._primitives.watching import Watch
 from holdfast._primitives.workflows import Call, Current, Workflow, WorkflowRef, current, start, workflow
 from holdfast._run.operation import Wait
 from holdfast.config import Settings
@@ -81,6 +82,7 @@ __all__ = [
     "HoldfastError",
     "InvalidName",
     "Item",
+    "Items",
     "MessageInfo",
     "NondeterminismError",
     "NotInWorkflow",
@@ -118,6 +120,7 @@ __all__ = [
     "Transaction",
     "Wait",
     "WaitTimeout",
+    "Watch",
     "Workflow",
     "WorkflowCancelled",
     "WorkflowConflict",

@@ -140,6 +140,49 @@ async def test_n2_a_watcher_that_leaves_leaves_no_waiter(processes: Processes, w
     assert client.statistics().waiters.waiting == idle
 
 
+async def test_e5_a_wait_for_a_change_that_is_given_up_misses_nothing(
+    processes: Processes, waits: Waits
+) -> None:
+    rt, client = await processes.runtime(mirror), await processes.client()
+    handle = await rt.start(mirror(), id="w")
+    watch = client.watch_event("w", STATE)
+    for number in range(3):
+        waiting = asyncio.create_task(following(watch))
+        await waits.on("event", "w", "state", times=number + 1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await handle.send(NEXT, number)
+        assert await following(watch) == number
+    await handle.send(NEXT, None)
+    for _ in range(2):
+        with pytest.raises(StopAsyncIteration):
+            await following(watch)
+
+
+async def test_e5_a_value_that_does_not_fit_is_told_and_passed(processes: Processes) -> None:
+    rt, client = await processes.runtime(mirror), await processes.client()
+    handle = await rt.start(mirror(), id="w")
+    watch = client.watch_event("w", "state", int)
+    await handle.send(NEXT, "no number")
+    with pytest.raises(hf.PayloadDecodeError):
+        await following(watch)
+    await handle.send(NEXT, 5)
+    assert await following(watch) == 5
+
+
+async def test_e5_one_task_at_a_time_may_watch(processes: Processes, waits: Waits) -> None:
+    rt, client = await processes.runtime(mirror), await processes.client()
+    handle = await rt.start(mirror(), id="w")
+    watch = client.watch_event("w", STATE)
+    waiting = asyncio.create_task(following(watch))
+    await waits.on("event", "w", "state")
+    with pytest.raises(RuntimeError, match="one task at a time may watch"):
+        await anext(watch)
+    await handle.send(NEXT, 1)
+    assert await waiting == 1
+
+
 @hf.step
 async def follow(of: str) -> list[Any]:
     return [value async for value in STATE.watch(of)]

@@ -43,7 +43,7 @@ async def merger(other: str) -> list[Any]:
 @hf.workflow
 async def watcher(other: str) -> list[Any]:
     seen: list[Any] = []
-    states: Any = hf.watch_event(other, STATE)
+    states = hf.watch_event(other, STATE)
     while True:
         try:
             seen.append(await hf.first(anext(states), GO.recv(), timeout=60))
@@ -93,6 +93,35 @@ async def test_e5_a_change_of_a_watched_event_races_a_message(
     await until(lambda: recorded(database, "w", 4), "the end is seen")
     await handle.send(GO, "end")
     assert await within(10, handle.result()) == [[0, "begun"], [1, "word"], [0, "done"], "over", "end"]
+
+
+@hf.workflow
+async def itemizer(other: str) -> list[Any]:
+    seen: list[Any] = []
+    items = NUMBERS.read(other).items()
+    while len(seen) < 5:
+        match await hf.first(anext(items), GO.recv()):
+            case (0, item):
+                seen.append([item.offset, item.value, item.attempt])
+            case (1, word):
+                seen.append(word)
+    return seen
+
+
+async def test_s8_items_with_their_offsets_race_messages_and_a_replay_sees_the_same(
+    processes: Processes, waits: Waits
+) -> None:
+    rt = await processes.runtime(source, itemizer)
+    await rt.start(source([1, 2, 3]), id="s")
+    handle = await rt.start(itemizer("s"), id="m")
+    await waits.on("message", "m", "go")
+    await handle.send(GO, "word")
+    await waits.on("message", "m", "go", times=2)
+    await processes.leave(rt)
+    second = await processes.runtime(source, itemizer)
+    await second.send("s", "on", GO)
+    found = await within(10, second.handle("m").result())
+    assert found == [[0, 1, 1], [1, 2, 1], [2, 3, 1], "word", [3, 99, 1]]
 
 
 async def test_a_reader_that_counts_from_the_end_is_asked_by_itself_first(processes: Processes) -> None:

@@ -190,18 +190,33 @@ async def test_s6_readers_that_reconnect_anywhere_lose_and_repeat_nothing(
         assert seen == [(number, number) for number in range(length)]
 
 
-async def test_s9_closing_the_items_of_a_reader_frees_everything(processes: Processes, waits: Waits) -> None:
+async def test_s9_dropping_the_items_of_a_reader_frees_everything(processes: Processes) -> None:
     rt, client = await processes.runtime(mirror), await processes.client()
     handle = await rt.start(mirror(), id="w")
     await handle.send(NEXT, [1, 2])
     items = client.read_stream("w", TOKENS).items()
     assert (await anext(items)).value == 1
     assert len(client.engine.tails) == 1
-    await items.aclose()  # type: ignore[attr-defined]
     del items
     assert client.statistics().waiters.waiting == 0
     assert client.statistics().waiters.keys == 0
     assert len(client.engine.tails) == 0
+
+
+async def test_s9_a_wait_for_an_item_that_is_given_up_loses_nothing(
+    processes: Processes, waits: Waits
+) -> None:
+    rt, client = await processes.runtime(mirror), await processes.client()
+    handle = await rt.start(mirror(), id="w")
+    items = client.read_stream("w", TOKENS).items()
+    for number in range(3):
+        waiting = asyncio.create_task(anext(items))
+        await waits.on("stream", "w", "tokens", times=number + 1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await handle.send(NEXT, number)
+        assert await within(5, anext(items)) == hf.Item(value=number, offset=number, attempt=1)
 
 
 async def test_s9_closing_a_waiting_reader_wakes_nobody_else(processes: Processes, waits: Waits) -> None:

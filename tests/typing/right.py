@@ -91,6 +91,8 @@ async def checkout(order: Order, *, note: str = "") -> str:
     assert_type(hf.read_stream("other", tokens, follow=False), hf.Reader[int])
     assert_type(hf.read_stream("other", "tokens", after=3, type=str), hf.Reader[str])
     assert_type(anext(tokens.read("other")), hf.Wait[int])
+    assert_type(anext(tokens.read("other").items()), hf.Wait[hf.Item[int]])
+    assert_type(anext(pay_url.watch("other")), hf.Wait[str])
     async for number in tokens.pipe(numbers(), every=timedelta(seconds=0.1), most=10):
         assert_type(number, int)
     async for state in pay_url.watch("other"):
@@ -177,7 +179,7 @@ async def outside(rt: hf.Runtime, client: hf.Client) -> None:
     assert_type(await handle.read(tokens).collect(), list[int])
     async for item in handle.read(tokens).items():
         assert_type(item, hf.Item[int])
-    assert_type(handle.watch(pay_url), AsyncIterator[str])
+    assert_type(handle.watch(pay_url), hf.Watch[str])
     assert_type(client.read_stream("one", tokens, after=3), hf.Reader[int])
     assert_type(handle.read(tokens, last=3, follow=False), hf.Reader[int])
     assert_type(await rt.trim_stream("one", tokens, before=3), int)

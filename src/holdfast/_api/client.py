@@ -1,7 +1,7 @@
 """Client: talks to workflows from anywhere. It runs none."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Literal, TypeVar, overload
 from uuid import uuid4
@@ -19,6 +19,7 @@ from holdfast._primitives.handles import Handle
 from holdfast._primitives.messages import Topic
 from holdfast._primitives.reading import Reader, open_reader, span_of
 from holdfast._primitives.streams import Stream
+from holdfast._primitives.watching import Watch
 from holdfast._primitives.workflows import Call, Workflow, WorkflowRef
 from holdfast._store import intents
 from holdfast._store.commits import Answer, Code, Start
@@ -391,10 +392,10 @@ class Client(Control):
         )
 
     @overload
-    def watch_event(self, workflow_id: str, key: Event[T]) -> AsyncIterator[T]: ...
+    def watch_event(self, workflow_id: str, key: Event[T]) -> Watch[T]: ...
     @overload
-    def watch_event(self, workflow_id: str, key: str, type: object = ...) -> AsyncIterator[Any]: ...
-    def watch_event(self, workflow_id: str, key: str | Event[Any], type: object = Any) -> AsyncIterator[Any]:
+    def watch_event(self, workflow_id: str, key: str, type: object = ...) -> Watch[Any]: ...
+    def watch_event(self, workflow_id: str, key: str | Event[Any], type: object = Any) -> Watch[Any]:
         """An event's value now, then every change in the order of revisions; a slow watcher skips to the
         latest. Ends when the workflow is no longer active, after the last value [E5]. A workflow that does
         not exist yet is waited for [E2].

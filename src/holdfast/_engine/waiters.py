@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 from holdfast import _clock, _observe
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
 
 __all__ = ["Alarm", "Deadline", "Tally", "Waiter", "Waiters", "WaitersStatistics"]
@@ -186,11 +186,6 @@ class Waiters:
             self._wakes += len(found)
             for waiter in found:
                 waiter.ring()
-
-    def wake_many(self, keys: Iterable[str]) -> None:
-        """Wake everybody who waits for one of `keys`."""
-        for key in keys:
-            self.wake(key)
 
     def wake_all(self) -> None:
         """Wake everybody, because bells may have been missed [N4]. All look in the same turn of the loop."""

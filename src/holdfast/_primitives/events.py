@@ -2,7 +2,6 @@
 the latest.
 """
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
@@ -12,12 +11,13 @@ from holdfast._observe import point
 from holdfast._primitives.channels import Channel, name_and_type
 from holdfast._primitives.effects import Effect, effect
 from holdfast._primitives.recorded import RecordedWatch
+from holdfast._primitives.watching import LiveWatch, Watch, bells_of
 from holdfast._run.context import Branch, StepScope, current_scope
 from holdfast._run.operation import Operation, Wait, call, claim
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Claim, Code, SetEvent
 from holdfast._store.events import list_events
-from holdfast._store.looks import EventLook, EventNews
+from holdfast._store.looks import EventLook
 from holdfast._store.picks import Alternative
 from holdfast.config import seconds_of
 from holdfast.errors import WaitTimeout, WorkflowFinished
@@ -57,7 +57,7 @@ class Event(Channel[T_co], Generic[T_co]):
         """The value of another workflow's event; see `holdfast.get_event`."""
         return get_event(workflow_id, self, timeout=timeout, default=default)
 
-    def watch(self, workflow_id: str) -> AsyncIterator[T_co]:
+    def watch(self, workflow_id: str) -> Watch[T_co]:
         """The value now, then every change; see `holdfast.watch_event`."""
         return watch_event(workflow_id, self)
 
@@ -186,14 +186,14 @@ class GetEvent(Operation[Any]):
             names=(self.name,),
             target=self.target,
             timeout=self.timeout,
-            keys=_keys_of(self.target, self.name),
+            keys=bells_of(self.target, self.name),
         )
 
     async def perform(self, run: Run, step_id: str) -> Answer:
         claimed = Claim(
             step_id=step_id, kind=self.kind, name=self.name, target=self.target, timeout=self.timeout
         )
-        answer = await claim(run, claimed, _keys_of(self.target, self.name))
+        answer = await claim(run, claimed, bells_of(self.target, self.name))
         return Answer(answer.code, answer.payload, origin=answer.note)
 
     def conclude(self, run: Run, answer: Answer) -> Any:
@@ -205,11 +205,6 @@ class GetEvent(Operation[Any]):
             return default_or_timeout(self.target, self.name, self.default)
         encoded_for = answer.origin or answer.note or self.target
         return _decode(run.executor.engine, encoded_for, self.name, answer.payload, self.type)
-
-
-def _keys_of(workflow_id: str, key: str) -> tuple[str, str]:
-    """Who waits for an event also waits for the end of its workflow [E2]."""
-    return _keys.wake_key("event", workflow_id, key), _keys.wake_key("end", workflow_id)
 
 
 def _decode(engine: Engine, workflow_id: str, key: str, payload: bytes | None, type: object) -> Any:
@@ -231,7 +226,7 @@ async def get_event_outside(
     look = EventLook(workflow_id, key)
     deadline = None if timeout is None else _clock.monotonic() + timeout
     news = await engine.waiters.until(
-        _keys_of(workflow_id, key), lambda: engine.lookups.look(look), deadline=deadline
+        bells_of(workflow_id, key), lambda: engine.lookups.look(look), deadline=deadline
     )
     if news is None:
         return default_or_timeout(workflow_id, key, default)
@@ -241,18 +236,18 @@ async def get_event_outside(
 
 
 @overload
-def watch_event(workflow_id: str, key: Event[T]) -> AsyncIterator[T]: ...
+def watch_event(workflow_id: str, key: Event[T]) -> Watch[T]: ...
 @overload
-def watch_event(workflow_id: str, key: str, type: type[T]) -> AsyncIterator[T]: ...
+def watch_event(workflow_id: str, key: str, type: type[T]) -> Watch[T]: ...
 @overload
-def watch_event(workflow_id: str, key: str | Event[Any], type: object = ...) -> AsyncIterator[Any]: ...
-def watch_event(workflow_id: str, key: str | Event[Any], type: object = Any) -> AsyncIterator[Any]:
+def watch_event(workflow_id: str, key: str | Event[Any], type: object = ...) -> Watch[Any]: ...
+def watch_event(workflow_id: str, key: str | Event[Any], type: object = Any) -> Watch[Any]:
     """The value of an event now, then every change, in the order of revisions.
 
     A slow watcher skips to the latest value and never goes back. It ends when the workflow is no longer
     active, after the last value [E5]; the workflow of this id need not exist yet. In workflow code each value
-    is recorded, by a durable call where the loop asks for it, so that a replay sees the same; one task at a
-    time may watch. In a step nothing is recorded.
+    is recorded, by a durable call where the loop asks for it, so that a replay sees the same; `anext(watch)`
+    gives it as a `Wait`. One task at a time may watch. In a step nothing is recorded.
 
     Raises:
         NotInWorkflow: outside a workflow and its steps; there, use `Runtime.watch_event`.
@@ -272,24 +267,10 @@ def watch_event(workflow_id: str, key: str | Event[Any], type: object = Any) -> 
     return RecordedWatch(engine, _keys.check_workflow_id(workflow_id), name, kind)
 
 
-def watch(engine: Engine, workflow_id: str, key: "str | Event[Any]", type: object) -> AsyncIterator[Any]:
-    """The values of an event as they come, from outside a workflow or from a step."""
+def watch(engine: Engine, workflow_id: str, key: "str | Event[Any]", type: object) -> Watch[Any]:
+    """The values of an event as they come, from outside a workflow or from a step. No I/O until iterated."""
     name, kind = name_and_type(key, "event key", type)
-    return _watch(engine, _keys.check_workflow_id(workflow_id), name, kind)
-
-
-async def _watch(engine: Engine, workflow_id: str, key: str, type: object) -> AsyncIterator[Any]:
-    revision = 0
-    while True:
-
-        async def look(after: int = revision) -> EventNews | None:
-            return await engine.lookups.look(EventLook(workflow_id, key, after))
-
-        news = await engine.waiters.until(_keys_of(workflow_id, key), look)
-        if news is None or news.revision is None:
-            return
-        revision = news.revision
-        yield _decode(engine, news.origin or workflow_id, key, news.payload, type)
+    return LiveWatch(engine, _keys.check_workflow_id(workflow_id), name, kind)
 
 
 async def all_events(engine: Engine, workflow_id: str, *, history: bool) -> dict[str, Any]:

@@ -4,7 +4,7 @@ The same handle works from outside, where nothing is recorded, and inside a work
 durable call.
 """
 
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
@@ -18,6 +18,7 @@ from holdfast._primitives.managing import fork_workflow, resume_workflow
 from holdfast._primitives.messages import Topic
 from holdfast._primitives.reading import Reader, open_reader, span_of
 from holdfast._primitives.streams import Stream
+from holdfast._primitives.watching import Watch
 from holdfast._run.context import Branch, scope
 from holdfast._run.operation import Operation, call, claim
 from holdfast._run.run import Run
@@ -171,10 +172,10 @@ class Handle(Generic[R_co]):
         return events.get_event_outside(self._engine, self.id, name, seconds, default, kind)
 
     @overload
-    def watch(self, event: Event[T]) -> AsyncIterator[T]: ...
+    def watch(self, event: Event[T]) -> Watch[T]: ...
     @overload
-    def watch(self, event: str, type: object = ...) -> AsyncIterator[Any]: ...
-    def watch(self, event: str | Event[Any], type: object = Any) -> AsyncIterator[Any]:
+    def watch(self, event: str, type: object = ...) -> Watch[Any]: ...
+    def watch(self, event: str | Event[Any], type: object = Any) -> Watch[Any]:
         """Its event's value now, then every change; see `Runtime.watch_event`, and `holdfast.watch_event`
         inside a workflow.
         """

@@ -4,7 +4,8 @@ How readers of one stream share what they fetch is the business of the engine's 
 is in `recorded`.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -18,6 +19,7 @@ from holdfast.errors import StreamTrimmed, WorkflowNotFound
 from holdfast.types import Item
 
 T = TypeVar("T")
+R = TypeVar("R")
 MOST_OFFSET = 2**62
 DROPPED = Part(StreamNews((), closed=False, status=None), 0)
 
@@ -94,17 +96,18 @@ class Reader(AsyncIterator[T], Generic[T]):
         return self
 
     def __anext__(self) -> Wait[T]:
-        return Wait(self._give)
+        return self._ask(self._take_value)
 
-    async def _give(self) -> T:
-        return (await self._next()).value
+    def _ask(self, take: Callable[[], R]) -> Wait[R]:
+        """The call that waits until a value is at hand, and takes it."""
+        return Wait(partial(self._give, take))
 
-    async def _next(self) -> Item[T]:
+    async def _give(self, take: Callable[[], R]) -> R:
         while self._index >= len(self._page):
             if self._over():
                 raise StopAsyncIteration
             await self._fetch_alone()
-        return self._take()
+        return take()
 
     def _over(self) -> bool:
         """Has everything been given that there is to give?"""
@@ -125,6 +128,9 @@ class Reader(AsyncIterator[T], Generic[T]):
             context = self._engine.context(found.origin, "stream", self.key)
         value = self._engine.codec.decode(found.payload, self._type, context)
         return Item(value=value, offset=found.offset, attempt=found.attempt)
+
+    def _take_value(self) -> T:
+        return self._take().value
 
     def _put(self, values: Sequence[StreamValue], index: int = 0) -> None:
         """Has values at hand, from an index on; none beyond where it is to stop."""
@@ -147,21 +153,11 @@ class Reader(AsyncIterator[T], Generic[T]):
 
     async def collect(self) -> list[T]:
         """Waits for the end of the stream and gives the values not yet read."""
-        values: list[T] = []
-        while True:
-            try:
-                values.append((await self._next()).value)
-            except StopAsyncIteration:
-                return values
+        return [value async for value in self]
 
-    async def items(self) -> AsyncIterator[Item[T]]:
+    def items(self) -> "Items[T]":
         """The values with their offsets and the attempt that wrote them: `Item(value, offset, attempt)`."""
-        while True:
-            try:
-                item = await self._next()
-            except StopAsyncIteration:
-                return
-            yield item
+        return Items(lambda: self._ask(self._take))
 
     async def aclose(self) -> None:
         """Stops the reader: whoever iterates it, or waits for its next value, gets no further one."""
@@ -178,6 +174,21 @@ class Reader(AsyncIterator[T], Generic[T]):
 
     def __repr__(self) -> str:
         return f"<reader of stream {self.key!r} of workflow {self.workflow_id!r} at offset {self.offset}>"
+
+
+class Items(AsyncIterator[Item[T]], Generic[T]):
+    """What a reader gives, each value as an `Item` [S6]. `async for item in reader.items()`."""
+
+    __slots__ = ("_ask",)
+
+    def __init__(self, ask: Callable[[], Wait[Item[T]]]) -> None:
+        self._ask = ask
+
+    def __aiter__(self) -> "Items[T]":
+        return self
+
+    def __anext__(self) -> Wait[Item[T]]:
+        return self._ask()
 
 
 class LiveReader(Reader[T]):

@@ -5,13 +5,14 @@ of a stream a batch of values, from which the next ones are given without a call
 [E3]. The record stands for itself: what is trimmed or replaced later changes nothing.
 """
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from holdfast import _keys
 from holdfast._engine.engine import Engine
 from holdfast._primitives.reading import MOST_OFFSET, Reader, Span
+from holdfast._primitives.watching import Watch
 from holdfast._run.context import Branch, current_branch
 from holdfast._run.operation import Operation, Wait, claim, durable
 from holdfast._run.run import Run
@@ -19,9 +20,9 @@ from holdfast._store.commits import Answer, Claim, Code
 from holdfast._store.looks import beginning_of, oldest_of, values_of
 from holdfast._store.picks import Alternative
 from holdfast.errors import StreamTrimmed, WorkflowNotFound
-from holdfast.types import Item
 
 T = TypeVar("T")
+R = TypeVar("R")
 INSTEAD = "a reader that was opened in workflow code is used there"
 
 
@@ -115,42 +116,25 @@ class RecordedReader(Reader[T]):
         self._opened = span.follow and span.last is None
         self._stood: Literal["closed", "ended", "stopped"] = "stopped"
 
-    def __anext__(self) -> Wait[T]:
+    def _ask(self, take: Callable[[], R]) -> Wait[R]:
+        """What is at hand, or the durable call that fetches the next batch and takes the first of it."""
         if self._index < len(self._page) or self._over():
-            return Buffered(self.key, self._give_value)
-        return self._ask(self._take_value)
-
-    def _give_value(self) -> T:
-        if self._index < len(self._page):
-            return self._take_value()
-        if self._over():
-            raise StopAsyncIteration
-        raise self._busy()
-
-    async def _next(self) -> Item[T]:
-        if self._index < len(self._page):
-            return self._take()
-        if self._over():
-            raise StopAsyncIteration
-        item: Item[T] = await self._ask(self._take)
-        return item
-
-    def _take_value(self) -> T:
-        return self._take().value
-
-    def _busy(self) -> RuntimeError:
-        return RuntimeError(f"{self!r} is read by another task; one task at a time may read")
-
-    def _ask(self, give: "Callable[[], Any]") -> Wait[Any]:
-        """The durable call that fetches the next batch, and gives the first of it."""
+            return Buffered(self.key, partial(self._take_at_hand, take))
         branch = current_branch("reading a stream opened in workflow code", INSTEAD)
         opening = None if self._opened else branch.next_step_id()
         step_id = branch.next_step_id()
-        read = ReadStream(self, self.offset, give)
+        read = ReadStream(self, self.offset, take)
         if opening is None:
             begin = partial(self._read, branch.run, None, step_id, read)
             return Fetch(branch.run, step_id, begin, read)
         return Wait(partial(self._read, branch.run, opening, step_id, read))
+
+    def _take_at_hand(self, take: Callable[[], R]) -> R:
+        if self._index < len(self._page):
+            return take()
+        if self._over():
+            raise StopAsyncIteration
+        raise self._busy()
 
     async def _read(self, run: Run, opening: str | None, step_id: str, read: "ReadStream") -> Any:
         if self._fetching:
@@ -165,6 +149,9 @@ class RecordedReader(Reader[T]):
             return await durable(run, step_id, read)
         finally:
             self._fetching = False
+
+    def _busy(self) -> RuntimeError:
+        return RuntimeError(f"{self!r} is read by another task; one task at a time may read")
 
     def open(self, position: int, length: int, stood: Literal["closed", "ended", "stopped"]) -> None:
         """Begins behind a position; and ends, unless it follows, where the stream ended then."""
@@ -200,13 +187,13 @@ class RecordedReader(Reader[T]):
 class ReadStream(Reading[Any]):
     """The next values of a stream as this workflow has read them; gives the first of them."""
 
-    __slots__ = ("give", "reader")
+    __slots__ = ("reader", "take")
     kind: ClassVar[str] = "read_stream"
 
-    def __init__(self, reader: RecordedReader[Any], after: int, give: Callable[[], Any]) -> None:
+    def __init__(self, reader: RecordedReader[Any], after: int, take: Callable[[], Any]) -> None:
         super().__init__(reader.workflow_id, reader.key, after, reader.bell)
         self.reader = reader
-        self.give = give
+        self.take = take
 
     def conclude(self, run: Run, answer: Answer) -> Any:
         _check(self, run, answer)
@@ -214,7 +201,7 @@ class ReadStream(Reading[Any]):
             self.reader.finish("closed" if answer.code is Code.CLOSED else "ended")
             raise StopAsyncIteration
         self.reader.receive(answer.payload, self.after)
-        return self.give()
+        return self.take()
 
 
 class OpenStream(Reading[None]):
@@ -246,64 +233,29 @@ def _check(operation: Reading[Any], run: Run, answer: Answer) -> None:
         raise WorkflowNotFound(operation.target)
 
 
-class RecordedWatch(AsyncIterator[T], Generic[T]):
-    """The values of an event as workflow code sees them; `anext` gives a durable call."""
+class RecordedWatch(Watch[T]):
+    """A watch in workflow code; `anext` gives a durable call."""
 
-    __slots__ = ("_bell", "_engine", "_key", "_over", "_revision", "_type", "_waiting", "_workflow_id")
-
-    def __init__(self, engine: Engine, workflow_id: str, key: str, type: object) -> None:
-        self._engine = engine
-        self._workflow_id = workflow_id
-        self._key = key
-        self._type = type
-        self._bell = _keys.wake_key("event", workflow_id, key)
-        self._revision = 0
-        self._over = False
-        self._waiting = False
-
-    def __aiter__(self) -> "RecordedWatch[T]":
-        return self
+    __slots__ = ()
 
     def __anext__(self) -> Wait[T]:
         if self._over:
-            return Buffered(self._key, self._stop)
+            return Buffered(self.key, self._stop)
         branch = current_branch("watching an event from workflow code", INSTEAD)
-        watch = WatchEvent(self, self._workflow_id, self._key, self._revision, self._bell)
+        watch = WatchEvent(self, self._revision)
         step_id = branch.next_step_id()
-        return Fetch(branch.run, step_id, partial(self._watch, branch.run, step_id, watch), watch)
-
-    async def _watch(self, run: Run, step_id: str, watch: "WatchEvent") -> T:
-        if self._waiting:
-            raise self._busy()
-        self._waiting = True
-        try:
-            value: T = await durable(run, step_id, watch)
-        finally:
-            self._waiting = False
-        return value
+        begin = partial(self._alone, partial(durable, branch.run, step_id, watch))
+        return Fetch(branch.run, step_id, begin, watch)
 
     def _stop(self) -> T:
         raise StopAsyncIteration
-
-    def _busy(self) -> RuntimeError:
-        return RuntimeError(f"{self!r} is watched by another task; one task at a time may watch")
 
     def receive(self, recorded: bytes, after: int) -> T:
         """The recorded value that was the latest behind a revision."""
         if self._revision != after:
             raise self._busy()
         (found,) = values_of(recorded)
-        self._revision = found.offset
-        context = self._engine.context(found.origin or self._workflow_id, "event", self._key)
-        value: T = self._engine.codec.decode(found.payload, self._type, context)
-        return value
-
-    def finish(self) -> None:
-        """Nothing follows."""
-        self._over = True
-
-    def __repr__(self) -> str:
-        return f"<watch of event {self._key!r} of workflow {self._workflow_id!r}>"
+        return self._take(found.offset, found.payload, found.origin)
 
 
 class WatchEvent(Reading[Any]):
@@ -312,8 +264,8 @@ class WatchEvent(Reading[Any]):
     __slots__ = ("watch",)
     kind: ClassVar[str] = "watch_event"
 
-    def __init__(self, watch: RecordedWatch[Any], target: str, key: str, after: int, bell: str) -> None:
-        super().__init__(target, key, after, bell)
+    def __init__(self, watch: RecordedWatch[Any], after: int) -> None:
+        super().__init__(watch.workflow_id, watch.key, after, watch.bells[0])
         self.watch = watch
 
     def conclude(self, run: Run, answer: Answer) -> Any:

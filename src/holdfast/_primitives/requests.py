@@ -15,6 +15,7 @@ from holdfast._observe import logger, point
 from holdfast._primitives.channels import Channel, name_and_type
 from holdfast._primitives.effects import Effect, commit_within, within
 from holdfast._primitives.sending import SendMessage, check_sent, send_outside
+from holdfast._primitives.watching import bells_of
 from holdfast._run.context import Branch, StepScope, current_branch, current_scope
 from holdfast._run.operation import Operation, Wait, call, claim
 from holdfast._run.run import Run
@@ -243,7 +244,7 @@ class Ask(Operation[Any]):
                 return answer
         key = _keys.reply_key(request)
         claimed = Claim(step_id=step_id, kind=self.kind, name=key, target=self.to, timeout=self.timeout)
-        return await claim(run, claimed, _keys_of(self.to, key))
+        return await claim(run, claimed, bells_of(self.to, key))
 
     async def _send(self, run: Run, step_id: str, request: str) -> Answer:
         point("send.before_commit")
@@ -268,11 +269,6 @@ class Ask(Operation[Any]):
         if answer.code is Code.ERROR:
             raise self.failure(run, answer)
         return reply_in(run.executor.engine, self.to, self.name, answer, self.type)
-
-
-def _keys_of(workflow_id: str, key: str) -> tuple[str, str]:
-    """Who waits for a reply also waits for the end of the workflow that owes it."""
-    return _keys.wake_key("event", workflow_id, key), _keys.wake_key("end", workflow_id)
 
 
 def reply_in(engine: Engine, to: str, topic: str, answer: Answer, type: object) -> Any:
@@ -324,7 +320,7 @@ async def _reply_to(engine: Engine, to: str, request: str, deadline: float | Non
     """Waits for the reply to a request that has been sent, outside the journal."""
     key = _keys.reply_key(request)
     look = EventLook(to, key)
-    news = await engine.waiters.until(_keys_of(to, key), lambda: engine.lookups.look(look), deadline=deadline)
+    news = await engine.waiters.until(bells_of(to, key), lambda: engine.lookups.look(look), deadline=deadline)
     if news is None:
         return Answer(Code.TIMEOUT)
     return Answer(Code.VALUE if news.revision is not None else Code.FINISHED, news.payload)

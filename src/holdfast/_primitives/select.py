@@ -142,7 +142,7 @@ def first(*waits: Of[Any], timeout: Seconds = None) -> Wait[Any]:
     """Waits for the first of several durable calls to finish: its index and its value. Only in a workflow.
 
     Messages, events, results, sleeps, several topics, calls of child workflows, steps, and the next value of
-    a stream or of a watched event (`anext(reader)`) can be waited for.
+    a stream or of a watched event (`anext(reader)`, `anext(watch)`) can be waited for.
     The winner is recorded in one commit with what it takes [M4]; the others are withdrawn: they consume
     nothing, leave nobody waiting [M8], and a replay does not touch them [W3]. If several are ready, the one
     that stands first wins. One that ends by failing, or by its own timeout, raises out of the first.
