@@ -126,6 +126,10 @@ class Handle(Generic[R_co]):
     ) -> Coroutine[Any, Any, A]: ...
     @overload
     def ask(
+        self, topic: str, value: object, *, timeout: float | timedelta | None = None, type: type[T]
+    ) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def ask(
         self, topic: str, value: object, *, timeout: float | timedelta | None = None, type: object = ...
     ) -> Coroutine[Any, Any, Any]: ...
     def ask(
@@ -146,6 +150,14 @@ class Handle(Generic[R_co]):
     @overload
     def get(
         self, event: Event[T], timeout: float | timedelta | None = None, *, default: D
+    ) -> Coroutine[Any, Any, T | D]: ...
+    @overload
+    def get(
+        self, event: str, timeout: float | timedelta | None = None, *, type: type[T]
+    ) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def get(
+        self, event: str, timeout: float | timedelta | None = None, *, default: D, type: type[T]
     ) -> Coroutine[Any, Any, T | D]: ...
     @overload
     def get(
@@ -174,6 +186,8 @@ class Handle(Generic[R_co]):
     @overload
     def watch(self, event: Event[T]) -> Watch[T]: ...
     @overload
+    def watch(self, event: str, type: type[T]) -> Watch[T]: ...
+    @overload
     def watch(self, event: str, type: object = ...) -> Watch[Any]: ...
     def watch(self, event: str | Event[Any], type: object = Any) -> Watch[Any]:
         """Its event's value now, then every change; see `Runtime.watch_event`, and `holdfast.watch_event`
@@ -191,6 +205,16 @@ class Handle(Generic[R_co]):
         after: int | None = None,
         last: int | None = None,
         follow: bool = True,
+    ) -> Reader[T]: ...
+    @overload
+    def read(
+        self,
+        stream: str,
+        *,
+        after: int | None = None,
+        last: int | None = None,
+        follow: bool = True,
+        type: type[T],
     ) -> Reader[T]: ...
     @overload
     def read(
