@@ -1,8 +1,8 @@
 """Looking at workflows: lists, the journal, mailboxes and streams. Nothing here changes anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from holdfast import _keys
 from holdfast._api.cursors import from_cursor, to_cursor
@@ -11,12 +11,15 @@ from holdfast._codec import encode_attributes
 from holdfast._engine.engine import Statistics
 from holdfast._primitives.handles import status_of, to_status
 from holdfast._store.commits import Code
+from holdfast._store.connection import Connection
 from holdfast._store.messages import list_messages
 from holdfast._store.steps import StepRow, list_steps
 from holdfast._store.streams import list_streams
 from holdfast._store.workflows import Filter, list_workflows, workflow_exists
 from holdfast.errors import WorkflowNotFound
 from holdfast.types import MessageInfo, Page, Status, StepInfo, StreamInfo, WorkflowStatus
+
+R = TypeVar("R")
 
 
 class Looking(Lifecycle):
@@ -90,11 +93,7 @@ class Looking(Lifecycle):
         Raises:
             WorkflowNotFound: if there is none of this id.
         """
-        _keys.check_workflow_id(workflow_id)
-        engine = self.engine
-        rows = await engine.ask(lambda c: list_steps(c, engine.sql, workflow_id))
-        if not rows:
-            await self._check_exists(workflow_id)
+        rows = await self._rows_of(workflow_id, lambda c: list_steps(c, self.engine.sql, workflow_id))
         return [self._step_info(workflow_id, row) for row in rows]
 
     def _step_info(self, workflow_id: str, row: StepRow) -> StepInfo:
@@ -130,15 +129,12 @@ class Looking(Lifecycle):
             >>> async def waiting(client: Looking, order: str) -> int:
             ...     return sum(message.consumed_by is None for message in await client.messages(order))
         """
-        _keys.check_workflow_id(workflow_id)
         if limit < 1:
             raise ValueError("limit is how many messages are given at most: 1 or more")
-        engine = self.engine
-        rows = await engine.ask(
-            lambda c: list_messages(c, engine.sql, workflow_id, -1 if after is None else after, limit)
+        behind = -1 if after is None else after
+        rows = await self._rows_of(
+            workflow_id, lambda c: list_messages(c, self.engine.sql, workflow_id, behind, limit)
         )
-        if not rows:
-            await self._check_exists(workflow_id)
         return [
             MessageInfo(
                 id=row.id,
@@ -156,12 +152,18 @@ class Looking(Lifecycle):
         Raises:
             WorkflowNotFound: if there is none of this id.
         """
+        rows = await self._rows_of(workflow_id, lambda c: list_streams(c, self.engine.sql, workflow_id))
+        return [StreamInfo(name=row.key, length=row.length, closed=row.closed) for row in rows]
+
+    async def _rows_of(
+        self, workflow_id: str, look: Callable[[Connection], Awaitable[Sequence[R]]]
+    ) -> Sequence[R]:
+        """What a query finds of a workflow; if nothing, perhaps because there is no such workflow."""
         _keys.check_workflow_id(workflow_id)
-        engine = self.engine
-        rows = await engine.ask(lambda c: list_streams(c, engine.sql, workflow_id))
+        rows = await self.engine.ask(look)
         if not rows:
             await self._check_exists(workflow_id)
-        return [StreamInfo(name=row.key, length=row.length, closed=row.closed) for row in rows]
+        return rows
 
     async def _check_exists(self, workflow_id: str) -> None:
         engine = self.engine
