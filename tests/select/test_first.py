@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import holdfast as hf
+from holdfast import _keys
 from holdfast._store.connection import Connection
 from holdfast.testing.clock import DatabaseClock
 from tests.processes import Points, Processes, Waits, rows, settled, within
@@ -951,3 +952,29 @@ async def test_timedelta_is_a_timeout(processes: Processes) -> None:
 
     rt = await processes.runtime(short)
     assert await rt.run(short()) is None
+
+
+# Children that are being started while somebody looks
+
+
+@hf.workflow
+async def siblings() -> list[Any]:
+    """The sibling's recv was called before, and looks while the children of the first are being started."""
+
+    async def decide() -> Any:  # noqa: ANN401 - whoever wins
+        return await hf.first(waiting_child(), waiting_child(), waiting_child(), ANSWERS.recv())
+
+    return list(await asyncio.gather(ANSWERS.recv(), decide()))
+
+
+async def test_m7_w8_a_sibling_that_looks_meanwhile_finds_no_child_missing(
+    processes: Processes, points: Points, waits: Waits
+) -> None:
+    rt = await processes.runtime(siblings, waiting_child)
+    bell = _keys.wake_key("message", "one", "answers")
+    points.at("start.after_commit", lambda: rt.engine.waiters.wake(bell))
+    handle = await rt.start(siblings(), id="one")
+    await waits.on("message", "one", "answers", times=3)
+    await handle.send(ANSWERS, "a")
+    await handle.send(ANSWERS, "b")
+    assert await within(10, handle.result()) == ["a", [3, "b"]]

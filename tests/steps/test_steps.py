@@ -116,7 +116,7 @@ async def test_w6_a_step_with_one_try_raises_its_own_error(processes: Processes,
 
 @pytest.mark.parametrize("declining", ["type", "types", "predicate"])
 async def test_w6_an_error_that_retry_on_declines_is_raised_itself(
-    processes: Processes, declining: str
+    processes: Processes, database: Connection, declining: str
 ) -> None:
     retry_on: Any = {
         "type": Flaky,
@@ -135,14 +135,47 @@ async def test_w6_an_error_that_retry_on_declines_is_raised_itself(
             await mixed()
         except ValueError as error:
             return repr(error)
-        except hf.StepFailed as error:
-            return f"{error.attempts} tries, then {error.__cause__!r}"
         return ""
 
     rt = await processes.runtime(work, settings=quick())
-    said = await rt.run(work())
+    assert await rt.run(work(), id="one") == "ValueError('not again')"
     assert tries["body"] == 3
-    assert "not again" in said
+    assert await database.fetchval("select attempts from holdfast.steps") == 3
+
+
+async def test_w6_a_predicate_that_fails_declines(
+    processes: Processes, waits: Waits, caplog: pytest.LogCaptureFixture
+) -> None:
+    @hf.step(attempts=5, retry_on=lambda error: bool(error.status))  # type: ignore[attr-defined]
+    async def flawed() -> None:
+        fail_until(99, ValueError("the body's own"))
+
+    @hf.workflow
+    async def work() -> list[Any]:
+        try:
+            await flawed()
+        except ValueError as error:
+            return [repr(error)]
+        return []
+
+    first, second = await _twice(processes, waits, work)
+    assert first == second == ['ValueError("the body\'s own")']
+    assert tries["body"] == 1
+    assert "its retry_on has failed with AttributeError" in caplog.text
+
+
+async def never(error: Exception) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("retry_on", [{ValueError}, 3, None, int, (ValueError, 3), "ValueError", never])
+def test_retry_on_that_cannot_be_one_is_refused(retry_on: Any) -> None:  # noqa: ANN401 - what is wrong
+    with pytest.raises(hf.ConfigurationError, match="retry_on"):
+        hf.step(attempts=2, retry_on=retry_on)
+
+
+def test_retry_on_may_be_no_class_at_all() -> None:
+    hf.step(attempts=2, retry_on=())
 
 
 @pytest.mark.parametrize("kind", ["object", "nan", "large"])

@@ -398,3 +398,25 @@ async def test_s1_writers_side_by_side_keep_the_order_of_their_calls(processes: 
 async def test_a_wrong_use_says_so(source: Any, how: dict[str, Any], error: type[Exception]) -> None:  # noqa: ANN401
     with pytest.raises(error):
         TOKENS.pipe(source, **how)
+
+
+async def test_after_a_full_batch_items_are_gathered_again() -> None:
+    written: list[list[bytes]] = []
+
+    async def write(batch: list[bytes]) -> None:
+        written.append(batch)
+
+    async def add(*items: bytes) -> None:
+        for item in items:
+            await gathering.add(item)
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    gathering = piping.Gathering(write, every=3600, most=2, name="numbers")
+    await add(b"1", b"2")
+    await add(b"3")
+    assert written == [[b"1", b"2"]]
+    await add(b"4", b"5")
+    assert written == [[b"1", b"2"], [b"3", b"4"]]
+    await gathering.flush()
+    assert written[2:] == [[b"5"]]

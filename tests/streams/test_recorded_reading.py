@@ -452,3 +452,42 @@ async def test_s8_anext_is_a_durable_call_where_nothing_is_at_hand(
     found = await within(5, rt.run(asks_for_a_wait("w"), id="r"))
     assert found == ["<durable read_stream 'tokens'>", "<durable call>", "Fetch", "Buffered"]
     assert await kinds(database, "r") == ["read_stream"]
+
+
+@hf.workflow
+async def reads_what_is_there(of: str) -> list[Any]:
+    reader = hf.read_stream(of, TOKENS, follow=False)
+    return [await reader.collect(), reader.closed, reader.ended]
+
+
+TRIMMER = """
+create function public.trim() returns trigger language plpgsql as $$
+begin
+    {more}
+    delete from holdfast.stream_values where "offset" < 3;
+    update holdfast.streams set oldest = 3;
+    return null;
+end
+$$;
+create trigger trim after insert on holdfast.steps for each row
+    when (new.workflow_id = 'r' and new.step_id = '1') execute function public.trim();
+"""
+"""Trims everything in the commit in which a reader records where the stream ends."""
+WRITES_ONE_MORE = """
+    insert into holdfast.stream_values (workflow_id, key, "offset", payload, attempt, step_id, created_at)
+        select workflow_id, key, 3, payload, attempt, step_id, created_at from holdfast.stream_values
+        where "offset" = 0;
+"""
+
+
+@pytest.mark.parametrize("more", ["", WRITES_ONE_MORE], ids=["nothing since", "one more since"])
+async def test_s6_what_was_there_is_trimmed_before_it_is_read(
+    processes: Processes, database: Connection, more: str
+) -> None:
+    rt = await processes.runtime(mirror, reads_what_is_there)
+    writer = await rt.start(mirror(), id="w")
+    for value in range(3):
+        await writer.send(NEXT, value)
+    await written(rt, 3)
+    await database.execute(TRIMMER.format(more=more))
+    assert await within(5, rt.run(reads_what_is_there("w"), id="r")) == [[], False, False]

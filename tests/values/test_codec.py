@@ -390,3 +390,35 @@ async def test_k3_workflows_of_two_keys_side_by_side(processes: Processes, datab
     for number in range(5):
         await until_parked(database, rt, f"other {number}")
     assert [(await client.status(f"other {number}")).status for number in range(5)] == ["PENDING"] * 5
+
+
+questions = hf.Topic[str, str]("questions")
+
+
+@hf.workflow
+async def serves(text: str) -> str:
+    async for request in questions.requests():
+        await request.reply(request.value + text)
+        return request.value
+    return ""
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_k3_a_request_that_cannot_be_read_is_neither_rejected_nor_skipped(
+    processes: Processes, database: Connection, asked: bool
+) -> None:
+    client = await processes.client(settings=settings(Seal()))
+    handle = await client.start(serves("!"), id="w")
+    asking = None
+    if asked:
+        asking = asyncio.create_task(client.ask("w", questions, SECRET))
+    else:
+        await handle.send(questions, SECRET)
+    wrong = await processes.runtime(serves, settings=settings(Moody(decoding="message")))
+    await until_parked(database, wrong, "w")
+    await processes.leave(wrong)
+    assert await database.fetchval("select count(*) from holdfast.steps where kind <> 'recv'") == 0
+    await processes.runtime(serves, settings=settings(Seal()))
+    assert await within(10, handle.result()) == SECRET
+    if asking is not None:
+        assert await within(5, asking) == SECRET + "!"

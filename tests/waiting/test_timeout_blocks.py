@@ -259,6 +259,7 @@ async def test_past_the_deadline_effects_are_refused_and_steps_do_not_begin(
                 await tell("start", hf.start(never_ends()))
                 await tell("child", never_ends())
                 await tell("step", work())
+                await tell("first", hf.first(hf.recv("never"), work()))
                 await tell("transaction", book())
                 await tell("now", hf.now())
                 await tell("sleep", hf.sleep(0.01))
@@ -272,14 +273,26 @@ async def test_past_the_deadline_effects_are_refused_and_steps_do_not_begin(
         return []
 
     rt = await processes.runtime(late, never_ends)
-    names = ["send", "set", "write", "close", "start", "child", "step", "transaction", "now", "sleep"]
+    names = [
+        "send",
+        "set",
+        "write",
+        "close",
+        "start",
+        "child",
+        "step",
+        "first",
+        "transaction",
+        "now",
+        "sleep",
+    ]
     assert await rt.run(late(), id="one") == [*names, "recv", "event"]
     assert RAN == []
     assert await rt.get_event("one", "behind") == "works"
     assert await database.fetchval("select count(*) from holdfast.workflows") == 1
     assert await database.fetchval("select count(*) from holdfast.events") == 1
     kinds = [kind for _, kind, outcome, choice in await outcomes(database) if (outcome, choice) == (13, 0)]
-    assert len(kinds) == 12
+    assert len(kinds) == 13
 
 
 # Whose deadline

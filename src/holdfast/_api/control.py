@@ -6,7 +6,7 @@ from typing import Any
 from holdfast._api.looking import Looking
 from holdfast._primitives import managing
 from holdfast._primitives.channels import name_and_type
-from holdfast._primitives.handles import Handle, cancel_workflow
+from holdfast._primitives.handles import Handle
 from holdfast._primitives.streams import Stream
 from holdfast._primitives.trimming import check_before, trim
 from holdfast.config import seconds_of
@@ -21,7 +21,7 @@ class Control(Looking):
         Raises:
             WorkflowNotFound: if there is none of this id.
         """
-        return await cancel_workflow(self.engine, workflow_id)
+        return await managing.cancel_workflow(self.engine, workflow_id)
 
     async def trim_stream(self, workflow_id: str, key: str | Stream[Any], *, before: int) -> int:
         """Forgets the values of a stream before offset `before`; gives the oldest offset that is still kept.

@@ -9,7 +9,7 @@ from holdfast._api.cursors import from_cursor, to_cursor
 from holdfast._api.lifecycle import Lifecycle
 from holdfast._codec import encode_attributes
 from holdfast._engine.engine import Statistics
-from holdfast._primitives.handles import status_of, to_status
+from holdfast._primitives.managing import status_of, to_status
 from holdfast._store.commits import Code
 from holdfast._store.connection import Connection
 from holdfast._store.messages import list_messages

@@ -185,6 +185,10 @@ class Engine:
             await lane.warm.wait()
         started.set()
 
+    def same_database(self, other: "Engine") -> bool:
+        """Do both lead to one schema of one database, as far as their addresses tell?"""
+        return self is other or (self._dsn, self.schema) == (other._dsn, other.schema)
+
     def context(self, workflow_id: str, kind: str, name: str = "") -> PayloadContext:
         """The identity of a payload: what a codec is told."""
         return PayloadContext(schema=self.schema, workflow_id=workflow_id, kind=kind, name=name)

@@ -9,26 +9,25 @@ from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from holdfast import _clock, _keys
-from holdfast._codec import decode_attributes
 from holdfast._engine.engine import Engine
 from holdfast._primitives import events, messages, requests, streams
 from holdfast._primitives.channels import name_and_type
 from holdfast._primitives.events import Event
-from holdfast._primitives.managing import fork_workflow, resume_workflow
+from holdfast._primitives.managed import AskStatus, Cancel, Fork, Resume
+from holdfast._primitives.managing import cancel_workflow, fork_workflow, resume_workflow, status_of
 from holdfast._primitives.messages import Topic
 from holdfast._primitives.reading import Reader, open_reader, span_of
 from holdfast._primitives.streams import Stream
 from holdfast._primitives.watching import Watch
-from holdfast._run.context import Branch, scope
+from holdfast._run.context import Branch, StepScope, scope
 from holdfast._run.operation import Operation, call, claim
 from holdfast._run.run import Run
-from holdfast._store import workflows
 from holdfast._store.commits import Answer, Claim, Code
 from holdfast._store.looks import Ended, ResultLook
 from holdfast._store.picks import Alternative
-from holdfast._store.workflows import WorkflowRow
 from holdfast.config import seconds_of
 from holdfast.errors import (
+    NotInWorkflow,
     WaitTimeout,
     WorkflowCancelled,
     WorkflowFailed,
@@ -66,47 +65,66 @@ class Handle(Generic[R_co]):
             WaitTimeout: if it did not end within `timeout` seconds; it goes on.
         """
         seconds = seconds_of(timeout)
-        found = scope.get()
+        found = self._scope()
         if isinstance(found, Branch):
             return call(found, AwaitResult(self.id, self._type, seconds))
         return result_outside(self._engine, self.id, self._type, seconds)
 
-    async def status(self) -> WorkflowStatus:
-        """How the workflow stands now.
+    def status(self) -> Coroutine[Any, Any, WorkflowStatus]:
+        """How the workflow stands now; recorded inside a workflow.
 
         Raises:
             WorkflowNotFound: if there is none of this id.
         """
-        return await status_of(self._engine, self.id)
+        found = self._scope()
+        if isinstance(found, Branch):
+            return call(found, AskStatus(self.id))
+        return status_of(self._engine, self.id)
 
-    async def cancel(self) -> bool:
-        """Asks the workflow and its children to end [W10]; was it active?
+    def cancel(self) -> Coroutine[Any, Any, bool]:
+        """Asks the workflow and its children to end [W10]; was it active? Recorded inside a workflow.
 
         Raises:
             WorkflowNotFound: if there is none of this id.
         """
-        return await cancel_workflow(self._engine, self.id)
+        found = self._scope()
+        if isinstance(found, Branch):
+            return call(found, Cancel(self.id))
+        return cancel_workflow(self._engine, self.id)
 
-    async def resume(self) -> bool:
+    def resume(self) -> Coroutine[Any, Any, bool]:
         """Lets the workflow go on from its journal after it has ended; see `Runtime.resume`. False: it was
-        active anyway.
+        active anyway. Recorded inside a workflow.
 
         Raises:
             WorkflowNotFound: if there is none of this id.
             WorkflowConflict: if it has ended with a result, or with an error of its own.
         """
-        return await resume_workflow(self._engine, self.id)
+        found = self._scope()
+        if isinstance(found, Branch):
+            return call(found, Resume(self.id))
+        return resume_workflow(self._engine, self.id)
 
-    async def fork(self, *, from_step: str, id: str | None = None) -> "Handle[R_co]":
-        """Makes a new workflow that does everything again from a step on; see `Runtime.fork`.
+    def fork(self, *, from_step: str, id: str | None = None) -> Coroutine[Any, Any, "Handle[R_co]"]:
+        """Makes a new workflow that does everything again from a step on; see `Runtime.fork`. Recorded inside
+        a workflow.
 
         Raises:
             WorkflowNotFound: if there is none of this id.
             LookupError: if its journal has no such step.
             WorkflowConflict: if `id` belongs to another workflow.
         """
-        made = await fork_workflow(self._engine, self.id, from_step, id)
-        return Handle(self._engine, made, self._type)
+        found = self._scope()
+        if isinstance(found, Branch):
+            return call(found, Fork(self.id, from_step, id, self._of))
+        return self._fork(from_step, id)
+
+    async def _fork(self, from_step: str, id: str | None) -> "Handle[R_co]":
+        return self._of(await fork_workflow(self._engine, self.id, from_step, id))
+
+    def _of(self, workflow_id: str) -> "Handle[R_co]":
+        """A handle of another workflow with such a result."""
+        return Handle(self._engine, workflow_id, self._type)
 
     @overload
     def send(self, topic: Topic[T, Any], value: T, key: str | None = None) -> Coroutine[Any, Any, None]: ...
@@ -116,7 +134,7 @@ class Handle(Generic[R_co]):
         self, topic: str | Topic[Any, Any] | None, value: object, key: str | None = None
     ) -> Coroutine[Any, Any, None]:
         """Sends it a message; see `Runtime.send`, and `holdfast.send` inside a workflow."""
-        if scope.get() is not None:
+        if self._scope() is not None:
             return messages.send(self.id, value, topic, key=key)
         return messages.send_from_outside(self._engine, self.id, value, topic, key)
 
@@ -141,7 +159,7 @@ class Handle(Generic[R_co]):
         type: object = Any,
     ) -> Coroutine[Any, Any, Any]:
         """Asks it, and waits for its reply; see `Runtime.ask`, and `Topic.ask` inside a workflow."""
-        if scope.get() is not None:
+        if self._scope() is not None:
             return requests.ask(self.id, topic, value, timeout, type)
         return requests.ask_from_outside(self._engine, self.id, topic, value, timeout, type)
 
@@ -178,7 +196,7 @@ class Handle(Generic[R_co]):
     ) -> Coroutine[Any, Any, Any]:
         """Awaits its event; see `Runtime.get_event`, and `holdfast.get_event` inside a workflow."""
         seconds = seconds_of(timeout)
-        if scope.get() is not None:
+        if self._scope() is not None:
             return events.get_event(self.id, event, timeout=seconds, default=default, type=type)
         name, kind = name_and_type(event, "event key", type)
         return events.get_event_outside(self._engine, self.id, name, seconds, default, kind)
@@ -193,7 +211,7 @@ class Handle(Generic[R_co]):
         """Its event's value now, then every change; see `Runtime.watch_event`, and `holdfast.watch_event`
         inside a workflow.
         """
-        if scope.get() is not None:
+        if self._scope() is not None:
             return events.watch_event(self.id, event, type)
         return events.watch(self._engine, self.id, event, type)
 
@@ -236,9 +254,25 @@ class Handle(Generic[R_co]):
         type: object = Any,
     ) -> Reader[Any]:
         """Reads its stream; see `Runtime.read_stream`, and `holdfast.read_stream` inside a workflow."""
-        if scope.get() is not None:
+        if self._scope() is not None:
             return streams.read_stream(self.id, stream, after=after, last=last, follow=follow, type=type)
         return open_reader(self._engine, self.id, stream, span_of(after, last, follow), type)
+
+    def _scope(self) -> Branch | StepScope | None:
+        """Where in a workflow the running code is, if the handle leads to the database of that workflow.
+
+        Raises:
+            NotInWorkflow: from workflow code, if it does not: nothing could be recorded.
+        """
+        found = scope.get()
+        if found is None or self._engine.same_database(found.run.executor.engine):
+            return found
+        if isinstance(found, StepScope):
+            return None  # for a step another database is the outside world
+        raise NotInWorkflow(
+            f"{self!r} belongs to a runtime or client of another database than this workflow's: use it in a "
+            "step"
+        )
 
     def __repr__(self) -> str:
         return f"<handle of workflow {self.id!r}>"
@@ -311,50 +345,3 @@ def outcome_of(engine: Engine, workflow_id: str, answer: Answer, type: object, *
     if itself and cause is not None:
         raise cause
     raise WorkflowFailed(workflow_id) from cause
-
-
-async def status_of(engine: Engine, workflow_id: str) -> WorkflowStatus:
-    """How a workflow stands now."""
-    _keys.check_workflow_id(workflow_id)
-    row = await engine.ask(lambda connection: workflows.load_workflow(connection, engine.sql, workflow_id))
-    if row is None:
-        raise WorkflowNotFound(workflow_id)
-    return to_status(engine, row)
-
-
-def to_status(engine: Engine, row: WorkflowRow) -> WorkflowStatus:
-    """A row as people look at it; of its error, only the type and the message."""
-    status = Status.from_code(row.status)
-    error = None
-    if row.output is not None and status is not Status.SUCCESS:
-        error = engine.codec.describe_error(row.output, engine.context(row.id, "error"))
-    return WorkflowStatus(
-        id=row.id,
-        name=row.name,
-        status=status,
-        created_at=row.created_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        executor=row.executor,
-        attempts=row.claims,
-        queue=row.queue,
-        error=error,
-        attributes=None if row.attributes is None else decode_attributes(row.attributes),
-        cancelling=row.cancelling,
-        parent=row.parent_id,
-    )
-
-
-async def cancel_workflow(engine: Engine, workflow_id: str) -> bool:
-    """Asks a workflow and its children to end, wherever they run; was it active?"""
-    _keys.check_workflow_id(workflow_id)
-    active = await engine.ask(
-        lambda connection: workflows.cancel_workflow(connection, engine.sql, workflow_id, engine.channel)
-    )
-    if workflow_id in active:
-        return True
-    if not await engine.ask(
-        lambda connection: workflows.workflow_exists(connection, engine.sql, workflow_id)
-    ):
-        raise WorkflowNotFound(workflow_id)
-    return False

@@ -1,10 +1,11 @@
 """Calls whose value is made in this process, then recorded; after a crash in between it is made again."""
 
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from holdfast._run.operation import Operation
 from holdfast._run.run import Run
 from holdfast._store.commits import Answer, Code, Journaled
+from holdfast.errors import DatabaseUnavailable, NotRunning
 
 T = TypeVar("T")
 
@@ -13,6 +14,8 @@ class Made(Operation[T]):
     """A value that `make` brings about, of a type that its subclass or its maker knows."""
 
     __slots__ = ()
+    outcomes: ClassVar[tuple[type[Exception], ...]] = ()
+    """Errors of `make` that are an outcome of the call, and recorded as such."""
 
     @property
     def type(self) -> object:
@@ -24,13 +27,21 @@ class Made(Operation[T]):
         raise NotImplementedError
 
     async def perform(self, run: Run, step_id: str) -> Answer:
-        engine = run.executor.engine
-        value = await self.make(run)
-        output = engine.codec.encode(value, engine.context(run.workflow_id, "step", self.name))
+        engine, code = run.executor.engine, Code.VALUE
+        try:
+            value = await self.make(run)
+            output = engine.codec.encode(value, engine.context(run.workflow_id, "step", self.name))
+        except (DatabaseUnavailable, NotRunning) as error:
+            raise run.cut_off(error) from None
+        except self.outcomes as error:
+            code = Code.ERROR
+            output = engine.codec.encode_error(error, engine.context(run.workflow_id, "error", self.name))
         await run.commit(
-            Journaled(owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, output=output)
+            Journaled(
+                owner=run.owner, step_id=step_id, kind=self.kind, name=self.name, outcome=code, output=output
+            )
         )
-        return Answer(Code.VALUE, output)
+        return Answer(code, output)
 
     def conclude(self, run: Run, answer: Answer) -> T:
         if answer.code is Code.ERROR or answer.payload is None:

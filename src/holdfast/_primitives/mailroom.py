@@ -6,7 +6,8 @@ still in the order of the calls. Knows what is waited for as data; what a messag
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from holdfast._engine.submissions import Answers
@@ -30,6 +31,7 @@ class Place:
         "answer",
         "due",
         "gone",
+        "holding",
         "keys",
         "kind",
         "looked",
@@ -73,6 +75,7 @@ class Place:
         self.looking: asyncio.Event | None = None
         """Set when the look that is being made for it is over."""
         self.gone: bool = False
+        self.holding: asyncio.Event | None = None
 
     def __enter__(self) -> "Place":
         self.room.enter(self)
@@ -82,6 +85,18 @@ class Place:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.room.leave(self)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, no look is made for this call, nor for those that it is tied to: they wait until it is
+        ready, so that none overtakes it.
+        """
+        self.holding = ready = asyncio.Event()
+        try:
+            yield
+        finally:
+            self.holding = None
+            ready.set()
 
     async def take(self, look: Look | None = None) -> Answer:
         """Waits until there is something to take, or the deadline has passed in the database.
@@ -196,11 +211,11 @@ class Mailroom:
         called = self._begun
         while place.answer is None and place.looked <= called and not place.gone:
             places, topics = self._tied(place)
-            under_way = self._under_way(topics)
-            if under_way is None:
+            first = self._under_way(topics) or next((p.holding for p in places if p.holding), None)
+            if first is None:
                 await self._look(place, places, topics)
             else:
-                await under_way.wait()
+                await first.wait()
 
     def _tied(self, place: Place) -> tuple[list[Place], set[str]]:
         """All calls that may take a message which another of them could take, in the order of the calls; and

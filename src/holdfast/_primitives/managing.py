@@ -1,4 +1,4 @@
-"""Workflows that have ended and go on, or go another way, or go for good: what handles and clients share.
+"""Workflows as one looks at them, and what becomes of them: what handles and clients share.
 
 Everything works on any workflow, wherever it runs, and is recorded nowhere but in the workflow's own rows.
 """
@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid5
 
 from holdfast import _keys
+from holdfast._codec import decode_attributes
 from holdfast._engine.engine import Engine
 from holdfast._store import workflows
 from holdfast._store.connection import Connection
 from holdfast._store.looks import ResultLook
-from holdfast._store.workflows import Pruned, Resumed
+from holdfast._store.workflows import Pruned, Resumed, WorkflowRow
 from holdfast.errors import (
     DatabaseUnavailable,
     PayloadError,
@@ -19,6 +20,7 @@ from holdfast.errors import (
     WorkflowConflict,
     WorkflowNotFound,
 )
+from holdfast.types import Status, WorkflowStatus
 
 REMOVED_AT_ONCE = 5000
 """Rows of a workflow that one transaction deletes."""
@@ -26,6 +28,53 @@ FORKS = UUID("8d0a6c1e-52a4-4a0e-9d9a-6a7f6f0f9f0b")
 """Namespace of the identities of forks: the same fork asked for again is the same workflow."""
 INFRASTRUCTURE = (PayloadError, RecordRejected, DatabaseUnavailable)
 """Errors of a workflow that say nothing of its work, only that it could not be stored or read."""
+
+
+async def status_of(engine: Engine, workflow_id: str) -> WorkflowStatus:
+    """How a workflow stands now."""
+    _keys.check_workflow_id(workflow_id)
+    row = await engine.ask(lambda connection: workflows.load_workflow(connection, engine.sql, workflow_id))
+    if row is None:
+        raise WorkflowNotFound(workflow_id)
+    return to_status(engine, row)
+
+
+def to_status(engine: Engine, row: WorkflowRow) -> WorkflowStatus:
+    """A row as people look at it; of its error, only the type and the message."""
+    status = Status.from_code(row.status)
+    error = None
+    if row.output is not None and status is not Status.SUCCESS:
+        error = engine.codec.describe_error(row.output, engine.context(row.id, "error"))
+    return WorkflowStatus(
+        id=row.id,
+        name=row.name,
+        status=status,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        executor=row.executor,
+        attempts=row.claims,
+        queue=row.queue,
+        error=error,
+        attributes=None if row.attributes is None else decode_attributes(row.attributes),
+        cancelling=row.cancelling,
+        parent=row.parent_id,
+    )
+
+
+async def cancel_workflow(engine: Engine, workflow_id: str) -> bool:
+    """Asks a workflow and its children to end, wherever they run; was it active?"""
+    _keys.check_workflow_id(workflow_id)
+    active = await engine.ask(
+        lambda connection: workflows.cancel_workflow(connection, engine.sql, workflow_id, engine.channel)
+    )
+    if workflow_id in active:
+        return True
+    if not await engine.ask(
+        lambda connection: workflows.workflow_exists(connection, engine.sql, workflow_id)
+    ):
+        raise WorkflowNotFound(workflow_id)
+    return False
 
 
 async def resume_workflow(engine: Engine, workflow_id: str) -> bool:

@@ -26,7 +26,7 @@ from holdfast._store import intents
 from holdfast._store.commits import Answer, Code
 from holdfast._store.picks import Alternative
 from holdfast.config import seconds_of
-from holdfast.errors import PayloadDecodeError, WaitTimeout
+from holdfast.errors import PayloadCodecError, PayloadDecodeError, WaitTimeout
 from holdfast.types import MISSING, Missing
 
 if TYPE_CHECKING:
@@ -283,6 +283,8 @@ class RecvRequest(Recv):
     def conclude(self, run: Run, answer: Answer) -> Any:
         try:
             value = super().conclude(run, answer)
+        except PayloadCodecError:
+            raise  # this process is wrong, not the message
         except PayloadDecodeError as error:
             if answer.code is not Code.VALUE:
                 raise

@@ -155,6 +155,7 @@ class Gathering:
                 if not self._full:
                     await self._hurry.pause(max(self._next_write - _clock.monotonic(), 0.0))
                 batch, self._payloads, self._size = self._payloads, [], 0
+                self._hurry.clear()
                 self._room.ring()
                 self._next_write = _clock.monotonic() + self._every
                 await self._write(batch)

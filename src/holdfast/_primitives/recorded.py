@@ -94,12 +94,29 @@ class Reading(Operation[T]):
 
     def alternative(self, run: Run, step_id: str) -> Alternative:
         return Alternative(
-            kind=self.kind, names=(self.name,), target=self.target, after=self.after, keys=self.bells
+            kind=self.kind,
+            names=(self.name,),
+            target=self.target,
+            timeout=self.timeout,
+            after=self.after,
+            keys=self.bells,
         )
 
     async def perform(self, run: Run, step_id: str) -> Answer:
-        claimed = Claim(step_id=step_id, kind=self.kind, name=self.name, target=self.target, after=self.after)
+        claimed = Claim(
+            step_id=step_id,
+            kind=self.kind,
+            name=self.name,
+            target=self.target,
+            timeout=self.timeout,
+            after=self.after,
+        )
         return await claim(run, claimed, self.bells)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds after which there is nothing to wait for any more."""
+        return None
 
     @property
     def bells(self) -> tuple[str, ...]:
@@ -115,6 +132,11 @@ class RecordedReader(Reader[T]):
         self.bell = _keys.wake_key("stream", workflow_id, key)
         self._opened = span.follow and span.last is None
         self._stood: Literal["closed", "ended", "stopped"] = "stopped"
+
+    @property
+    def follows(self) -> bool:
+        """Does it wait for values that are not there yet?"""
+        return self._span.follow
 
     def _ask(self, take: Callable[[], R]) -> Wait[R]:
         """What is at hand, or the durable call that fetches the next batch and takes the first of it."""
@@ -173,10 +195,17 @@ class RecordedReader(Reader[T]):
             raise StreamTrimmed(batch[0].offset)
         self._put(batch)
         self._finish_at(batch[-1].offset + 1)
+        if not self._page:
+            raise StopAsyncIteration  # of what was there at first nothing is left, only what came later
 
     def finish(self, last: Literal["closed", "ended"]) -> None:
         """Nothing follows."""
         self._last = last
+        self._over()
+
+    def stop(self) -> None:
+        """Nothing is left of what was there at first."""
+        self._last = self._stood
         self._over()
 
     def _finish_at(self, reached: int) -> None:
@@ -195,8 +224,15 @@ class ReadStream(Reading[Any]):
         self.reader = reader
         self.take = take
 
+    @property
+    def timeout(self) -> float | None:
+        return None if self.reader.follows else 0.0  # what is not there now has been trimmed
+
     def conclude(self, run: Run, answer: Answer) -> Any:
         _check(self, run, answer)
+        if answer.code is Code.TIMEOUT:
+            self.reader.stop()
+            raise StopAsyncIteration
         if answer.code is not Code.VALUE or answer.payload is None:
             self.reader.finish("closed" if answer.code is Code.CLOSED else "ended")
             raise StopAsyncIteration

@@ -244,7 +244,9 @@ class First(Operation[Any]):
         with Place(run, step_id, self.kind, self.name, self.timeout, topics, keys, wanted) as place:
             place.offer = self._at_hand()
             bodies = Bodies(run, place, own_key, self.parts)
-            await self._start_children(run, place)
+            if any(isinstance(part, RunChild) for _, part in self.parts):
+                with place.held():
+                    await self._start_children(run, place)
             try:
                 answer = await place.take(bodies.look)
             except BaseException:
@@ -267,7 +269,7 @@ class First(Operation[Any]):
         them: without it they are started again, which finds them there.
         """
         for index, (part_id, part) in enumerate(self.parts):
-            if isinstance(part, RunChild) and place.answer is None:
+            if isinstance(part, RunChild):
                 answer = await part.begin(run, part_id, None)
                 if answer.code is not Code.VALUE and place.offer is None:
                     place.offer = Offer(index, answer.code)
@@ -316,7 +318,7 @@ class Bodies:
         if answer is None and self._tasks is None:
             block = current_block(self._run)
             if block is not None:
-                await block.record()
+                await block.begin()
             self._tasks = [
                 self._begin(index, part_id, part)
                 for index, (part_id, part) in enumerate(self._parts)

@@ -55,7 +55,7 @@ class Policy:
         self.maximum: float = seconds_of(maximum) or 0.0
         self.base: float = base
         self.jitter: float = seconds_of(jitter) or 0.0
-        self.retry_on: Accepts = retry_on if not isinstance(retry_on, Sequence) else tuple(retry_on)
+        self.retry_on: Accepts = _accepts(retry_on)
         self.timeout: float | None = seconds_of(timeout)
 
     def retries(self, error: Exception) -> bool:
@@ -64,6 +64,18 @@ class Policy:
         if isinstance(on, (type, tuple)):
             return isinstance(error, on)
         return bool(on(error))
+
+
+def _accepts(retry_on: RetryOn) -> Accepts:
+    found = tuple(retry_on) if isinstance(retry_on, Sequence) else retry_on
+    types = found if isinstance(found, tuple) else (found,) if isinstance(found, type) else ()
+    if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
+        raise ConfigurationError("retry_on takes classes of exceptions")
+    if not isinstance(found, type | tuple) and (not callable(found) or inspect.iscoroutinefunction(found)):
+        raise ConfigurationError(
+            "retry_on is a class of exceptions, a sequence of them, or a function of an exception"
+        )
+    return found
 
 
 class Step(Generic[P, R]):
@@ -154,6 +166,7 @@ class StepCall(Operation[Any]):
         policy = self.step.policy
         pauses = delays(policy.initial, policy.maximum, policy.base, policy.jitter)
         errors: list[BaseException] = []
+        final: BaseException | None = None
         before = cancellations()
         for attempt in range(1, policy.attempts + 1):
             try:
@@ -162,30 +175,43 @@ class StepCall(Operation[Any]):
             except (PayloadCodecError, WorkflowStopped, KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             except PayloadError as error:
-                errors.append(error)
+                final = error
                 break
             except Exception as error:
                 run.check()
-                errors.append(error)
-                if not policy.retries(error):
+                if policy.attempts == 1 or not self._retries(run, step_id, error):
+                    final = error
                     break
+                errors.append(error)
             except BaseException as error:
                 if isinstance(error, asyncio.CancelledError) and cancellations() > before:
                     raise
                 run.check()
-                errors.append(error)
+                final = error
                 break
             else:
                 return Code.VALUE, encoded, attempt
             if attempt < policy.attempts:
                 logger.debug("step %s %r of workflow %r is tried again", step_id, self.name, run.workflow_id)
                 await asyncio.sleep(next(pauses))
-        final = errors[-1] if len(errors) == 1 else _used_up(self.name, errors)
-        return (
-            Code.ERROR,
-            engine.codec.encode_error(final, engine.context(run.workflow_id, "error", self.name)),
-            len(errors),
-        )
+        if final is None:
+            final = _used_up(self.name, errors)
+        encoded = engine.codec.encode_error(final, engine.context(run.workflow_id, "error", self.name))
+        return Code.ERROR, encoded, attempt
+
+    def _retries(self, run: Run, step_id: str, error: Exception) -> bool:
+        """May it be tried again after this error? A predicate that fails has not said so."""
+        try:
+            return self.step.policy.retries(error)
+        except Exception as failure:
+            logger.error(
+                "step %s %r of workflow %r is not tried again: its retry_on has failed with %s",
+                step_id,
+                self.name,
+                run.workflow_id,
+                type(failure).__name__,
+            )
+            return False
 
     async def _try(self, run: Run, step_id: str, attempt: int) -> Any:
         """Runs the body once, in the step's own scope."""

@@ -8,7 +8,7 @@ from holdfast._primitives.made import Made
 from holdfast._primitives.reading import MOST_OFFSET
 from holdfast._run.run import Run
 from holdfast._store import streams
-from holdfast.errors import DatabaseUnavailable, NotRunning, WorkflowNotFound
+from holdfast.errors import WorkflowNotFound
 
 
 def check_before(before: int) -> int:
@@ -53,7 +53,4 @@ class TrimStream(Made[int]):
         return int
 
     async def make(self, run: Run) -> int:
-        try:
-            return await trim(run.executor.engine, run.workflow_id, self.name, self.before)
-        except (DatabaseUnavailable, NotRunning) as error:
-            raise run.cut_off(error) from None
+        return await trim(run.executor.engine, run.workflow_id, self.name, self.before)

@@ -90,14 +90,23 @@ class Block:
         """
         if any(block.due is None for block in self.around()):
             await self.ask()
-        first = self.first_due
-        if not waits and first is not None and first <= _clock.monotonic():
-            raise DeadlinePassed(self)
+        if not waits:
+            self._check()
 
-    async def record(self) -> None:
-        """Sees to it that the deadlines around here are written down."""
+    async def begin(self) -> None:
+        """May the body of a step inside begin? By then the deadlines around here are written down.
+
+        Raises:
+            DeadlinePassed: if not.
+        """
         if not all(block.recorded for block in self.around()):
             await self.ask()
+        self._check()
+
+    def _check(self) -> None:
+        first = self.first_due
+        if first is not None and first <= _clock.monotonic():
+            raise DeadlinePassed(self)
 
     async def ask(self) -> None:
         """Asks the database how long is left until each deadline, and writes down those that are not yet."""
@@ -143,16 +152,13 @@ async def in_time(run: Run, body: Coroutine[Any, Any, T]) -> T:
     if block is None:
         return await body
     try:
-        await block.record()
+        await block.begin()
     except BaseException:
         body.close()
         raise
     due = block.first_due
     if due is None:
         return await body
-    if due <= _clock.monotonic():
-        body.close()
-        raise DeadlinePassed(block)
     limit = asyncio.timeout(due - _clock.monotonic())
     try:
         async with limit:
