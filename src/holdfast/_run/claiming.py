@@ -24,7 +24,9 @@ from holdfast._store.workflows import Claimed
 from holdfast.types import Status
 
 MOST_CLAIMED = 500
-"""Workflows taken in one claim, and journals read in one query."""
+"""Workflows taken in one claim."""
+MOST_JOURNALS = 100
+"""Journals read in one query; they may be large."""
 
 Kind = Literal["work", "parked", "suspect"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -114,24 +116,29 @@ class Claiming:
         return claimed if executor == self._lease.executor else []
 
     async def _begin(self, claimed: Sequence[Claimed]) -> None:
-        """Runs what has just been taken; what ran before reads its journal, all of them in one query [W3]."""
+        """Runs what has just been taken; what ran before reads its journal, many of them in one query
+        [W3].
+        """
         executor = self._lease.executor
         taken = [found for found in claimed if found.status == Status.PENDING.code]
         for found in claimed:
             if found.status != Status.PENDING.code:
                 _tell_end(found)
-        ids = [found.id for found in taken if found.epoch > 1]
+        for begin in range(0, len(taken), MOST_JOURNALS):
+            some = taken[begin : begin + MOST_JOURNALS]
+            journals = await self._journals([found.id for found in some if found.epoch > 1])
+            if executor != self._lease.executor or self._taker.closing:
+                return
+            for found in some:
+                self._taker.begin(found, journals.get(found.id, ()))
+        # Who was asked to end between the claim and now was not found here when the bell rang.
+        self._engine.waiters.wake(_keys.wake_key("executor", str(executor)))
 
+    async def _journals(self, ids: Sequence[str]) -> dict[str, list[JournalRow]]:
         async def read(connection: Connection) -> dict[str, list[JournalRow]]:
             return await steps.list_journals(connection, self._engine.sql, ids)
 
-        journals = await self._engine.ask(read, insist=True) if ids else {}
-        if executor != self._lease.executor or self._taker.closing:
-            return
-        for found in taken:
-            self._taker.begin(found, journals.get(found.id, ()))
-        # Who was asked to end between the claim and now was not found here when the bell rang.
-        self._engine.waiters.wake(_keys.wake_key("executor", str(executor)))
+        return await self._engine.ask(read, insist=True, long=True) if ids else {}
 
 
 def _tell_end(found: Claimed) -> None:

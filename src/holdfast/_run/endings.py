@@ -45,8 +45,9 @@ async def live_out(run: Run, data: bytes) -> Ending | None:
         failure = error
     if run.stopped or run.over:
         return None
-    if run.turns.unreplayed is not None and not run.cancelling:
-        run.park(mismatch(run, run.journal[run.turns.unreplayed], "the end of the workflow"))
+    # Of calls that are made and wait for their turn nobody took notice the first time either.
+    if run.turns.unmade is not None and not run.cancelling:
+        run.park(mismatch(run, run.journal[run.turns.unmade], "the end of the workflow"))
         return None
     try:
         return cancelled(run) if run.cancelling else _ending(run, value, failure)

@@ -352,9 +352,12 @@ class Executor:
             run.cancel()
         for run in tuple(self.runs.values()):
             if run.stuck and run.cancel_asked:
-                # Its code does not come to where it could be cancelled: it is ended without it.
-                run.stop()
-                self._spawn(self._end(run, cancelled(run)), f"end of workflow {run.workflow_id}")
+                self.end_stuck(run)
+
+    def end_stuck(self, run: Run) -> None:
+        """Ends a run, to be cancelled, whose code does not come to where it could be: without its code."""
+        run.stop()
+        self._spawn(self._end(run, cancelled(run)), f"end of workflow {run.workflow_id}")
 
     def limit_cleanup(self, run: Run) -> None:
         """Gives a cancelled run `Settings.cleanup_time` seconds to clean up."""

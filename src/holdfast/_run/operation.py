@@ -21,7 +21,7 @@ WorkflowStopped [W11].
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import Token
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar, cast
 
 from holdfast import _clock
 from holdfast._run.blocks import Block, DeadlinePassed, Expired, current_block, expire
@@ -178,10 +178,10 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
                 check_match(run, step_id, operation.kind, operation.name)
                 if record.finished:
                     if has_turn(step_id):
-                        await _take_turn(run, step_id)
+                        await _take_turn(run, step_id, operation, record)
                         run.moment = None
                     if record.outcome == Code.INTERRUPTED:
-                        await run.interrupt_again()
+                        await _interrupt_again(run)
                     if record.outcome == Code.EXPIRED:
                         raise _expire_again(run, record, operation)
                     return operation.conclude(run, _answer(record))
@@ -296,15 +296,34 @@ async def _record_rejection(
     return Answer(Code.ERROR, output)
 
 
-async def _take_turn(run: Run, step_id: str) -> None:
-    """A recorded call waits for its turn; if it is cancelled, for the turn of those."""
+async def _take_turn(run: Run, step_id: str, operation: Operation[Any], record: JournalRow) -> None:
+    """A recorded call waits for its turn; if it is cancelled, for the turn of those. What it took the process
+    died before it could give back.
+    """
     try:
         await _in_turn(run, run.turns.replay(step_id))
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        await _step_back(run, task)
-        run.turns.exit(task)
+        await operation.undo(run, step_id, _answer(record))
+        await _leave(run)
         raise
+
+
+async def _interrupt_again(run: Run) -> NoReturn:
+    """The workflow was being cancelled when this call was interrupted, and is again."""
+    run.interrupt_again()
+    try:
+        await asyncio.sleep(0)  # where the cancellation is delivered, if this is the first such call
+    except asyncio.CancelledError:
+        run.check()
+    await _leave(run)
+    raise asyncio.CancelledError
+
+
+async def _leave(run: Run) -> None:
+    """A cancelled call of a replay leaves in its turn."""
+    task = asyncio.current_task()
+    await _step_back(run, task)
+    run.turns.exit(task)
 
 
 async def _step_back(run: Run, task: "asyncio.Task[Any] | None") -> None:

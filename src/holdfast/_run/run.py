@@ -8,7 +8,8 @@ and its outcome will be CANCELLED [W10].
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
+from zlib import crc32
 
 from holdfast._engine.engine import Engine
 from holdfast._engine.submissions import Answers, Received
@@ -27,6 +28,9 @@ from holdfast.errors import (
     WorkflowStopped,
 )
 from holdfast.types import PayloadContext
+
+MOST_BIRTHS = 24
+"""Bits of a task's number that count the tasks of one workflow."""
 
 
 class Host(Protocol):
@@ -63,6 +67,9 @@ class Host(Protocol):
 
     def limit_cleanup(self, run: "Run") -> None:
         """A cancelled run has only so much time left."""
+
+    def end_stuck(self, run: "Run") -> None:
+        """Ends a run, to be cancelled, whose code does not come to where it could be."""
 
     def cancel_soon(self, workflow_id: str) -> None:
         """Asks another workflow to end, without waiting for it."""
@@ -166,7 +173,12 @@ class Run:
             task.cancel()
 
     def next_number(self) -> int:
-        """The number of the next task born in this workflow, on whatever branch."""
+        """The number of the next task born in this workflow, on whatever branch. asyncio keeps all tasks of
+        the process in one set, by their hash, which this is: so those of one workflow begin where those of
+        no other do, and a fork's where its original's did.
+        """
+        if not self._births:
+            self._births = crc32((self.origin or self.workflow_id).encode()) << MOST_BIRTHS
         self._births += 1
         return self._births
 
@@ -291,16 +303,13 @@ class Run:
         self.executor.limit_cleanup(self)
         self._cancel_tasks()
 
-    async def interrupt_again(self) -> NoReturn:
-        """A replay has come to the first call that the cancellation interrupted: every task is cancelled
-        again, once, as it was then.
+    def interrupt_again(self) -> None:
+        """A replay has come to a call that the cancellation interrupted: at the first one every task is
+        cancelled again, once, as it was then.
         """
         if not self.interrupted_again:
             self.interrupted_again = True
             self._cancel_tasks()
-        # This task's own cancellation is delivered here; or it comes from a call recorded after the first.
-        await asyncio.sleep(0)
-        raise asyncio.CancelledError
 
     def park(self, error: NondeterminismError) -> None:
         """Leaves the workflow PENDING because its code does not match its journal [W5]."""
@@ -350,6 +359,8 @@ class Run:
         error = mismatch(self, self.journal[step_id], "no such call so far")
         self.stuck = True
         logger.error("a replay waits for a call that the code does not make: %s", error)
+        if self.cancel_asked:
+            self.executor.end_stuck(self)
 
 
 def item_id(step_id: str, index: int) -> str:

@@ -136,6 +136,8 @@ class Turns:
             if self._cancelled is None:
                 self._cancelled = {}
             self._cancelled[task] = cancelled
+        elif self._cancelled and task is not None:
+            self._cancelled.pop(task, None)
 
     async def step_back(self, task: Task | None) -> None:
         """A cancelled call leaves when everything else is at rest."""
@@ -192,6 +194,12 @@ class Turns:
     def unreplayed(self) -> str | None:
         """The recorded call that is next, if the code has not made it so far."""
         return self._recorded[0] if self._recorded else None
+
+    @property
+    def unmade(self) -> str | None:
+        """The first recorded call that the code has not made so far."""
+        made = {*self._waiting, *(self._expected or ())}
+        return next((step_id for step_id in self._recorded or () if step_id not in made), None)
 
     async def replay(self, step_id: str) -> None:
         """A recorded call waits for its turn: the order in which calls completed."""
@@ -280,6 +288,8 @@ class Turns:
             return
         self._checking = False
         if self._leaving:
+            self._forget_those_who_stay(self._leaving)
+        if self._leaving:
             self._let_leave(self._leaving)
             return
         self._busy = False
@@ -310,9 +320,19 @@ class Turns:
 
     def _note_leaving(self, task: "asyncio.Task[Any]", inside: set[Task | None]) -> None:
         """Has it been cancelled inside the durable call in which it is? Then it is about to leave that."""
-        if task in inside and task.cancelling() > (self._cancelled or {}).get(task, 0):
+        if task in inside and self._is_cancelling(task):
             self._leaving = self._leaving or {}
             self._leaving.setdefault(task, None)
+
+    def _is_cancelling(self, task: "asyncio.Task[Any]") -> bool:
+        """Has it been cancelled since its durable call began?"""
+        return task.cancelling() > (self._cancelled or {}).get(task, 0)
+
+    def _forget_those_who_stay(self, leaving: dict[Task, Leave | None]) -> None:
+        """The body of a step may end a cancellation itself: that of a timeout of its own."""
+        for task, leave in tuple(leaving.items()):
+            if leave is None and isinstance(task, asyncio.Task) and not self._is_cancelling(task):
+                del leaving[task]
 
     def _watch(self, task: Task) -> bool:
         """Has it noted when a task wakes that waits? False if it does not wait."""
@@ -331,6 +351,8 @@ class Turns:
             self._awake = self._everybody()
         if task.done() or (self._leaving and self._leaving.get(task)):
             return
+        if self._leaving and task in self._leaving:
+            self._check_soon()  # perhaps it stays, and others need not wait for it
         if waited_for is not None and waited_for.cancelled():
             if self._again is None:
                 self._again = {}
