@@ -61,6 +61,8 @@ class Claiming:
         self._recoveries = [definition.max_recoveries for definition in registry]
         self._work_key = _keys.wake_key("executor", engine.id)
         self._claims = 0
+        self._unsure = False
+        """Has a reply been lost, and with it workflows been taken that nobody runs?"""
         # Claims are numbered, and one that comes after a later one takes nothing; and what has been claimed
         # must have begun before anybody asks what runs.
         self._taking = asyncio.Lock()
@@ -87,17 +89,16 @@ class Claiming:
         executor = self._lease.executor
         if executor is None or self._taker.closing:
             return []
-        tried = False
+        most = 1 if kind == "suspect" else MOST_CLAIMED
 
         async def claim(connection: Connection) -> list[Claimed]:
-            # A first try whose reply was lost may have taken workflows that nobody runs now.
-            nonlocal tried
+            nonlocal most
             if executor != self._lease.executor:
                 return []
             self._claims += 1
-            running = self._taker.busy_with() if tried else None
-            tried = True
-            return await workflows.claim_workflows(
+            unsure, self._unsure = self._unsure, True
+            asked, most = most, max(most // 2, 1)  # perhaps it was too much for the time there is
+            found = await workflows.claim_workflows(
                 connection,
                 self._engine.sql,
                 executor,
@@ -105,11 +106,13 @@ class Claiming:
                 self._names,
                 self._timeouts,
                 self._recoveries,
-                1 if kind == "suspect" else MOST_CLAIMED,
-                running,
+                asked,
+                self._taker.busy_with() if unsure else None,
                 kind=kind,
                 channel=self._engine.channel,
             )
+            self._unsure = unsure and len(found) == asked
+            return found
 
         claimed = await self._engine.ask(claim, insist=True)
         # What was taken by an executor that is no more is freed with it.
