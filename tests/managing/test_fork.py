@@ -14,7 +14,7 @@ import holdfast as hf
 from holdfast._store.connection import Connection
 from holdfast.types import PayloadContext
 from tests.processes import Processes, Waits
-from tests.runtime.witness import PATIENCE, journal, quick, state
+from tests.runtime.witness import PATIENCE, journal, quick, state, until
 
 ran: Counter[str] = Counter()
 log = hf.Stream[str]("log")
@@ -150,6 +150,7 @@ async def test_w12_a_stream_is_renumbered_without_holes(
     await waits.on("message", "one", "inbox")
     while [info.length for info in await rt.streams("one")] != [6]:
         await asyncio.sleep(0)
+    await until(lambda: _recorded(rt, "2.6"), "the last wait recorded")
     # The step in which the slow values were written is not recorded yet.
     await rt.fork("one", from_step="2.6", id="two")
     reader = rt.read_stream("two", log)
@@ -158,6 +159,10 @@ async def test_w12_a_stream_is_renumbered_without_holes(
     gate.set()
     await rt.cancel("one")
     await rt.cancel("two")
+
+
+async def _recorded(rt: hf.Client, step_id: str) -> bool:
+    return step_id in {step.step_id for step in await rt.steps("one")}
 
 
 async def test_w12_of_one_that_waits_everything_recorded_comes_along(

@@ -126,7 +126,8 @@ async def test_w5_it_does_not_lie_in_the_way_of_others(
     rt = await processes.runtime(original, settings=quick())
     for number in range(600):
         await rt.start(original(), id=str(number))
-    await waits.on("message", "599", "go on")
+    for number in range(600):
+        await waits.on("message", str(number), "go on")
     await processes.leave(rt)
     rt = await processes.runtime(renamed, settings=quick())
     await signals.heard("workflow.parked", 600)
