@@ -123,18 +123,18 @@ class Cast:
     ) -> bool | None:
         return await self._exit.__aexit__(kind, error, trace)
 
-    async def call(self, name: str, role: str) -> Actor:
+    async def call(self, name: str, *role: str) -> Actor:
         """Starts a process; it has said nothing yet."""
         return await self._exit.enter_async_context(self._engaged(name, role))
 
     @asynccontextmanager
-    async def _engaged(self, name: str, role: str) -> AsyncIterator[Actor]:
+    async def _engaged(self, name: str, role: tuple[str, ...]) -> AsyncIterator[Actor]:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
             "-m",
             "holdfast.cli.demo",
-            role,
+            *role,
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,

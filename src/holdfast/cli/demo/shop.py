@@ -16,6 +16,12 @@ from holdfast.cli.demo.stage import orders, tell
 PACKING = 0.2
 """Seconds that packing a parcel takes."""
 
+DAWDLING = 30.0
+"""Seconds for the parcel in the middle of which this process is killed: enough on a slow machine too."""
+
+fatal = 0
+"""The number of that parcel; 0 if there is none."""
+
 RUN = os.environ.get("HOLDFAST_DEMO_RUN") or uuid4().hex[:6]
 """Which run of the demonstration this is, in all its processes."""
 
@@ -94,7 +100,7 @@ async def settle(payment: Payment) -> None:
 async def pack(number: int) -> str:
     """Packs one parcel, which takes its time."""
     _runs(f"pack {number}")
-    await asyncio.sleep(PACKING)
+    await asyncio.sleep(DAWDLING if number == fatal else PACKING)
     return f"parcel-{number}"
 
 
@@ -124,8 +130,10 @@ async def checkout(order: Order) -> Receipt:
     return Receipt(order.item, payment.amount, 1 if second is None else 2, parcels)
 
 
-async def main() -> None:
-    """Runs workflows until stdin is closed."""
+async def main(killed_at: str = "0") -> None:
+    """Runs workflows until stdin is closed; dawdles over the parcel `killed_at`, so as to be killed there."""
+    global fatal
+    fatal = int(killed_at)
     async with hf.Runtime(schema=os.environ["HOLDFAST_DEMO_SCHEMA"], workflows=[checkout]):
         tell("ready")
         async for _ in orders():

@@ -60,7 +60,9 @@ class Story:
     async def play(self) -> bool:
         """From the first process to the last check."""
         report = self._report
-        shop, bank = await asyncio.gather(self._cast.call("shop 1", "shop"), self._cast.call("bank", "bank"))
+        shop, bank = await asyncio.gather(
+            self._cast.call("shop 1", "shop", str(FATAL)), self._cast.call("bank", "bank")
+        )
         for actor, does in ((shop, "runs the workflow"), (bank, "will send the payments")):
             await actor.until("ready")
             report.say(actor.name, f"process {actor.pid} {does}")
