@@ -89,7 +89,7 @@ async def test_a_server_that_does_not_talk_is_given_up(dsn: str) -> None:
         started = time.monotonic()
         with pytest.raises(ConnectionLost, match="did not answer in time"):
             await connect(proxy.dsn, role="test", timeout=0.2)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(
@@ -214,15 +214,15 @@ async def test_a_deadline_kills_the_connection_and_says_so(admin: Connection, ds
     with pytest.raises(ConnectionLost, match=r"within 0\.1 s"):
         async with deadline(connection, 0.1):
             await connection.execute("select pg_sleep(30)")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     assert connection.is_closed()
 
 
 async def test_a_deadline_that_is_kept_leaves_no_trace(dsn: str) -> None:
     connection = await connect(dsn, role="test")
-    async with deadline(connection, 0.1):
+    async with deadline(connection, 1):
         assert await connection.fetchval("select 1") == 1
-    await connection.execute("select pg_sleep(0.15)")
+    await connection.execute("select pg_sleep(1.1)")
     connection.terminate()
 
 
@@ -234,7 +234,7 @@ async def test_a_deadline_holds_in_a_black_hole_and_in_a_transaction(dsn: str) -
             async with deadline(connection, 0.2), connection.transaction():
                 proxy.swallow()
                 await connection.execute("select 1")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
 
 
 async def test_a_cancellation_in_a_black_hole_is_not_lost_in_the_drivers_clean_up(dsn: str) -> None:
@@ -243,7 +243,7 @@ async def test_a_cancellation_in_a_black_hole_is_not_lost_in_the_drivers_clean_u
         sent = asyncio.Event()
 
         async def work() -> None:
-            async with deadline(connection, 0.3), connection.transaction():
+            async with deadline(connection, 2), connection.transaction():
                 proxy.swallow()
                 sent.set()
                 await connection.execute("select 1")
@@ -254,7 +254,7 @@ async def test_a_cancellation_in_a_black_hole_is_not_lost_in_the_drivers_clean_u
             started = time.monotonic()
             task.cancel()
         assert task.cancelled()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
 
 
 async def test_a_timeout_of_the_caller_inside_a_deadline_stays_the_callers(dsn: str) -> None:

@@ -75,7 +75,9 @@ async def test_swallow_tells_nobody_and_stays(
         async with deadline(through, 0.2):
             await through.execute("insert into t values (1)")
     assert proxy.links == 1  # the server has not been told
-    assert await admin.fetchval("select count(*) from t") == (direction is Direction.TO_CLIENT)
+    async with asyncio.timeout(5):
+        while await admin.fetchval("select count(*) from t") != (direction is Direction.TO_CLIENT):
+            await asyncio.sleep(0.01)
     proxy.heal()
     (await connect(proxy.dsn, role="test")).terminate()
 
@@ -94,7 +96,7 @@ async def test_delay_is_each_way_and_keeps_the_order(proxy: Proxy, through: Conn
     proxy.delay(0.05)
     started = time.perf_counter()
     assert await through.execute("select 1") == "SELECT 1"
-    assert 0.09 <= time.perf_counter() - started < 1
+    assert 0.09 <= time.perf_counter() - started < 5
     proxy.heal()
     rows = await through.fetch("select n from generate_series(1, 5000) n")
     assert [row["n"] for row in rows] == [*range(1, 5001)]

@@ -75,7 +75,7 @@ async def test_who_asks_first_is_served_first_and_never_more_than_size(make: Mak
 
 
 async def test_patience_ends_when_all_are_in_use(make: Make) -> None:
-    pool = make(1, 0.1)
+    pool = make(1, 2)
     async with pool.acquire():
         with pytest.raises(DatabaseUnavailable, match="in use"):
             await pool.acquire().__aenter__()
@@ -188,7 +188,7 @@ async def test_a_black_hole_holds_nobody_up_on_the_way_out(make: Make, dsn: str)
             async with pool.acquire() as connection, deadline(connection, 0.2):
                 proxy.swallow()
                 await connection.execute("select 1")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4
         proxy.heal()
         async with pool.acquire() as connection:
             assert await connection.fetchval("select 1") == 1
@@ -210,7 +210,7 @@ async def test_a_server_that_comes_back_is_only_a_delay(make: Make, dsn: str, si
             proxy.heal()
             started = time.monotonic()
         assert sum(task.result() for task in tasks) == 10
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
 
 
 async def test_a_server_that_stays_away_is_the_one_clear_error(
@@ -218,11 +218,11 @@ async def test_a_server_that_stays_away_is_the_one_clear_error(
 ) -> None:
     async with Proxy(dsn) as proxy:
         proxy.refuse()
-        pool = make(1, 0.3, to=proxy.dsn)
+        pool = make(1, 2, to=proxy.dsn)
         started = time.monotonic()
-        with pytest.raises(DatabaseUnavailable, match=r"for 0\.3 s") as caught:
+        with pytest.raises(DatabaseUnavailable, match="for 2 s") as caught:
             await pool.acquire().__aenter__()
-        assert 0.2 < time.monotonic() - started < 2
+        assert 1.9 < time.monotonic() - started < 6
         assert isinstance(caught.value.__cause__, ConnectionLost)
         assert len(caplog.records) == 1  # one line for an outage, not one for a try
         proxy.heal()

@@ -155,15 +155,15 @@ async def test_w9_a_deadline_in_the_past_gets_one_look() -> None:
 async def test_past_the_deadline_there_is_a_last_look_and_then_none() -> None:
     waiters, box = Waiters(), Box()
     started = time.monotonic()
-    assert await waiters.until(["k"], box.look, deadline=_clock.monotonic() + 0.05) is None
-    assert 0.04 <= time.monotonic() - started < 1
+    assert await waiters.until(["k"], box.look, deadline=_clock.monotonic() + 0.2) is None
+    assert 0.19 <= time.monotonic() - started < 5
     assert box.looks == 2
 
 
 async def test_the_last_look_finds_what_no_bell_told() -> None:
     waiters, box = Waiters(), Box()
     async with asyncio.TaskGroup() as group:
-        waiting = group.create_task(waiters.until(["k"], box.look, deadline=_clock.monotonic() + 0.05))
+        waiting = group.create_task(waiters.until(["k"], box.look, deadline=_clock.monotonic() + 0.2))
         await box.looked.wait()
         box.value = "x"
     assert waiting.result() == "x"
@@ -187,11 +187,11 @@ async def test_a_deadline_that_moves_is_waited_for_again() -> None:
     base = _clock.monotonic()
 
     def deadline() -> float:  # the database's clock says: not yet
-        return base + (0.02 if box.looks < 2 else 0.06)
+        return base + (0.2 if box.looks < 2 else 0.25)
 
     assert await waiters.until(["k"], box.look, deadline=deadline) is None
     assert box.looks == 3
-    assert _clock.monotonic() - base >= 0.05
+    assert _clock.monotonic() - base >= 0.24
 
 
 async def test_a_test_that_moves_the_clock_ends_waits_by_waking_all() -> None:
