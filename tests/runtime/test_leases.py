@@ -139,15 +139,16 @@ async def _waits_for_go_on(database: Connection) -> bool:
 async def test_w13_a_second_runtime_never_steals_from_a_living_one(
     processes: Processes, database: Connection, dsn: str, waits: Waits, signals: Signals
 ) -> None:
-    first = await processes.runtime(work, settings=quick())
+    calm = quick(heartbeat=0.5)  # so long the first has to be back
+    first = await processes.runtime(work, settings=calm)
     await first.start(work(), id="one")
     await waits.on("message", "one", "go on")
     mine = executor_of(first)
     for _ in range(3):
         # Its session is cut while another one looks who is dead.
         await terminate(database, "listener")
-        second = await processes.runtime(work, settings=quick())
-        await _beats(second, 4)
+        second = await processes.runtime(work, settings=calm)
+        await _beats(second, 3)
         await processes.leave(second)
     assert await database.fetchval("select executor_id from holdfast.workflows") == mine
     assert await database.fetchval("select epoch from holdfast.workflows") == 1
@@ -291,7 +292,7 @@ async def test_w14_an_executor_that_cannot_renew_its_lease_stops_by_itself(
         return await hang()
 
     async with Proxy(dsn) as proxy:
-        settings = quick(lease=0.5, heartbeat=0.1)
+        settings = quick(lease=3.0, heartbeat=0.1)
         options = {"workflows": [patient], "listen_dsn": proxy.dsn, "settings": settings}
         async with hf.Runtime(dsn, **options) as rt:  # type: ignore[arg-type]
             handle = await rt.start(patient(), id="one")
