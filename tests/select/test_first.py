@@ -419,7 +419,11 @@ async def test_w3_a_replay_does_no_io_and_touches_no_loser(
     async def eight_firsts() -> bool:
         return len([row for row in await journal(database, "one") if row[1] == "first"]) == 8
 
+    async def others_ended() -> bool:
+        return [info.id for info in await first.list(status=["ENQUEUED", "PENDING"])] == ["one"]
+
     await until(eight_firsts, "the last first has been served")
+    await until(others_ended, "the children ended, those that lost too")
     before = await rows(database, "steps", "messages", "workflows")
     assert RAN == ["w", "step"] or RAN == ["step"]
     ran = list(RAN)
