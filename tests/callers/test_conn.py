@@ -19,7 +19,7 @@ from tests.callers.shop import LAST, LETTERS, LOG, patient, shop
 from tests.processes import Processes, Waits, connect, within
 from tests.runtime.witness import Signals
 
-SOON = 1.0
+SOON = 5.0
 """Seconds within which a commit has woken whoever waits, on a busy machine; nobody looks by himself."""
 
 

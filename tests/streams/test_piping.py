@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -130,10 +131,12 @@ async def test_items_that_come_slowly_are_gathered_by_time(
     processes: Processes, database: Connection
 ) -> None:
     rt = await processes.runtime(slow)
+    begun = time.monotonic()
     assert await rt.run(slow(60, 0.005, 0.1), id="w") == 60
+    most = (time.monotonic() - begun) / 0.1 + 2
     written = await batches(database)
     assert sum(written) == 60
-    assert 2 <= len(written) <= 20
+    assert 2 <= len(written) <= most
 
 
 @hf.step(attempts=2, wait_initial=0.001, wait_jitter=0)
