@@ -102,7 +102,7 @@ async def test_w9_the_deadline_ends_any_call_and_a_replay_ends_there_too(
     await database.execute("create table public.booked (x integer)")
     rt = await processes.runtime(bounded, never_ends)
     # A body that has no time at all does not begin.
-    await rt.start(bounded(which, 0.5 if "step" in which else SOON), id="one")
+    await rt.start(bounded(which, 2.0 if "step" in which else SOON), id="one")
     assert await within(PATIENCE, rt.get_event("one", "late")) == "WaitTimeout"
     seen = await outcomes(database)
     ended = [row for row in seen if row[2] == 13]
