@@ -37,38 +37,82 @@ begin
 end
 $$;
 
--- Removes a workflow whose row the caller has locked: as many rows as it may, the workflow's own included; gives their
--- number. One more than it may: there is more to remove.
-create or replace function holdfast.remove_workflow(workflow text, most integer, channel text) returns integer
-language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as
+-- Removes a workflow whose row the caller has locked, and before it the children that ended before a moment and whose ids
+-- were made from its own (id/step), with theirs: so that the id is free, and whoever uses it again has children of his own.
+-- All other children stay, and are nobody's: none can be taken for the new one's. At most so many rows at once; a child that
+-- somebody holds is passed over. rows: deleted or changed; removed: workflows that are gone; done: this one is.
+drop function if exists holdfast.remove_workflow(text, integer, text);
+create or replace function holdfast.remove_workflow(
+    workflow text, most integer, before timestamptz, channel text, out rows integer, out removed integer, out done boolean
+) language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off as
 $$
 declare
-    deleted integer := holdfast.remove_rows(workflow, most);
+    child record;
+    gone record;
 begin
-    if deleted < most then
+    rows := 0;
+    removed := 0;
+    for child in
+        select c.id, c.status > 2 and c.finished_at < before and c.id = workflow || '/' || c.parent_step as goes
+        from holdfast.workflows c where c.parent_id = workflow and c.parent_id is not null
+        limit most for update skip locked
+    loop
+        exit when rows >= most;
+        if child.goes then
+            select r.rows, r.removed into gone
+            from holdfast.remove_workflow(child.id, most - rows, before, channel) r;
+            rows := rows + gone.rows;
+            removed := removed + gone.removed;
+        else
+            update holdfast.workflows w set parent_id = null, parent_step = null where w.id = child.id;
+            rows := rows + 1;
+        end if;
+    end loop;
+    if rows < most then
+        rows := rows + holdfast.remove_rows(workflow, most - rows);
+    end if;
+    done := rows < most
+        and not exists (select from holdfast.workflows c where c.parent_id = workflow and c.parent_id is not null);
+    if done then
         delete from holdfast.workflows w where w.id = workflow;
         perform holdfast.ring(channel, array[holdfast.wake_key('end', workflow, '')]);
+        rows := rows + 1;
+        removed := removed + 1;
     else
         update holdfast.workflows w set removing = true where w.id = workflow and w.removing is null;
     end if;
-    return deleted + 1;
 end
 $$;
 
--- Deletes an ended workflow, at most so many rows of it in one transaction. Says `unknown`, `active`, `deleted`, or `more`.
+-- Deletes an ended workflow with the children of remove_workflow, at most so many rows in one transaction. Says `unknown`,
+-- `active`, `deleted`, or `more`. Who holds one of its children is waited for.
 create or replace function holdfast.delete_workflow(workflow text, most integer, channel text) returns text
-language plpgsql volatile set search_path = pg_catalog, pg_temp as
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off as
 $$
 declare
     state smallint;
+    family text[];
 begin
-    select w.status into state from holdfast.workflows w where w.id = workflow for update;
+    select w.status into state from holdfast.workflows w where w.id = workflow;
+    if state > 2 then
+        select array_agg(f.id order by f.id collate "C") into family from (
+            select workflow as id
+            union all
+            (select c.id from holdfast.workflows c where c.parent_id = workflow and c.parent_id is not null limit most)) f;
+        perform from unnest(family) as f (id)
+        cross join lateral (select from holdfast.workflows w where w.id = f.id limit 1 for update) w;
+        select w.status into state from holdfast.workflows w where w.id = workflow;
+    end if;
     if state is null then
         return 'unknown';
     elsif state < 3 then
         return 'active';
     end if;
-    return case when holdfast.remove_workflow(workflow, most, channel) > most then 'more' else 'deleted' end;
+    return (
+        select case when r.done then 'deleted' else 'more' end
+        from holdfast.remove_workflow(workflow, most, 'infinity', channel) r);
 end
 $$;
 
@@ -85,6 +129,7 @@ set enable_sort = off as
 $$
 declare
     next_one record;
+    gone record;
     free integer := most;
     latest timestamptz := holdfast.now() - make_interval(secs => age);
 begin
@@ -103,8 +148,11 @@ begin
             order by w.finished_at limit most for update of w skip locked) f
     loop
         reached := coalesce(next_one.finished_at, reached);
-        free := free - holdfast.remove_workflow(next_one.id, free, channel);
-        removed := removed + case when free < 0 then 0 else 1 end;
+        -- It may have gone with its parent.
+        continue when not exists (select from holdfast.workflows w where w.id = next_one.id);
+        select r.rows, r.removed into gone from holdfast.remove_workflow(next_one.id, free, latest, channel) r;
+        free := free - gone.rows;
+        removed := removed + gone.removed;
         if free <= 0 then
             return next;
             return;

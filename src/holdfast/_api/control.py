@@ -81,8 +81,10 @@ class Control(Looking):
         return Handle(self.engine, made, Any)
 
     async def delete(self, workflow_id: str) -> None:
-        """Removes a workflow that has ended, with its journal, messages, events and streams; its children
-        stay.
+        """Removes a workflow that has ended, with its journal, messages, events and streams; its id is free.
+
+        With it go its children that have ended, and theirs, unless they were given an `id=`. Those that stay,
+        because they are active or have ids of their own, are nobody's children from then on.
 
         Raises:
             WorkflowNotFound: if there is none of this id.
@@ -92,7 +94,7 @@ class Control(Looking):
 
     async def prune(self, older_than: float | timedelta, *, batch: int = 1000) -> int:
         """Removes workflows that ended more than `older_than` seconds ago by the database's clock, with all
-        that belongs to them; gives their number.
+        that belongs to them; gives their number. Of their children, those that ended as long ago go too.
 
         Never what is active, nor the children of an active parent, which may still ask for their results.
         Every `batch` rows are a transaction of their own, which waits for nobody's locks; cancelling stops
