@@ -57,7 +57,8 @@ end
 $$;
 
 -- Messages. Says: 4 the destination does not exist, 5 it has ended [M2]. A dedup key that is taken is dropped silently
--- [M3], after the end too: the message of that key has been accepted.
+-- [M3], after the end too: the message of that key has been accepted. Who is deleted while it is sent, and only what has
+-- ended can be, does not exist.
 create or replace function holdfast.commit_sends(
     owned text[], done integer[], places integer[], runs integer[], steps text[], destinations text[], topics text[],
     payloads bytea[], tokens uuid[], keys text[], requests text[]
@@ -67,10 +68,15 @@ $$
 begin
     return query
     with wanted as materialized (
-        select s.*, w.status, k.taken
-        from unnest(places, runs, steps, destinations, topics, payloads, tokens, keys, requests)
-            as s (place, run, step, destination, topic, payload, token, key, request)
+        select s.*, case when w.status <= 2 then w.status else held.status end as status, k.taken
+        from (
+            select * from unnest(places, runs, steps, destinations, topics, payloads, tokens, keys, requests)
+                as s (place, run, step, destination, topic, payload, token, key, request)
+            order by s.destination collate "C", s.place) s
         left join lateral (select w.status from holdfast.workflows w where w.id = s.destination limit 1) w on true
+        left join lateral (
+            select e.status from holdfast.workflows e where e.id = s.destination and w.status > 2 limit 1 for key share) held
+            on true
         left join lateral (
             select true as taken from holdfast.messages m
             where m.workflow_id = s.destination and m.dedup_key = s.key limit 1) k
@@ -83,7 +89,7 @@ begin
             s.request, holdfast.now()
         from wanted s
         where s.status not in (3, 4)
-        order by s.destination, s.place
+        order by s.destination collate "C", s.place
         on conflict (workflow_id, dedup_key) where dedup_key is not null do nothing)
     select s.place, (case when s.status is null then 4 else 5 end)::smallint
     from wanted s

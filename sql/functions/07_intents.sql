@@ -77,7 +77,7 @@ $$;
 
 -- Does all that this transaction has noted, as it commits: the first row's turn does it for all of them. In order of id, as
 -- batches do, so that neither waits for the other. What was found fit when it was noted is not judged again, but for an id
--- that another transaction has taken since: that ends this one.
+-- that another transaction has taken since: that ends this one. A message to what has been deleted since has gone with it.
 create or replace function holdfast.settle_intents() returns trigger
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
@@ -108,7 +108,14 @@ begin
     end if;
     insert into holdfast.messages (workflow_id, topic, payload, dedup_key, created_at)
     select i.workflow_id, i.name, i.payload, i.dedup_key, holdfast.now()
-    from holdfast.intents i where i.transaction = new.transaction and i.kind = 'send'
+    from (
+        select i.* from holdfast.intents i where i.transaction = new.transaction and i.kind = 'send'
+        order by i.workflow_id, i.place) i
+    cross join lateral (select w.status from holdfast.workflows w where w.id = i.workflow_id limit 1) w
+    left join lateral (
+        select true as there from holdfast.workflows e where e.id = i.workflow_id and w.status > 2 limit 1 for key share) held
+        on true
+    where w.status <= 2 or held.there
     order by i.workflow_id, i.place
     on conflict (workflow_id, dedup_key) where dedup_key is not null do nothing;
     perform holdfast.ring(holdfast.channel(), array_agg(distinct

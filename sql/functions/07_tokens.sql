@@ -13,7 +13,10 @@ begin
     insert into holdfast.messages (workflow_id, topic, payload, token, dedup_key, created_at)
     select destination, topic, message, attempt, key, holdfast.now()
     from holdfast.workflows w
-    where w.id = destination and w.status not in (3, 4) and holdfast.now() < expires
+    left join lateral (
+        select true as there from holdfast.workflows e where e.id = destination and w.status > 2 limit 1 for key share) held
+        on true
+    where w.id = destination and w.status not in (3, 4) and (w.status <= 2 or held.there) and holdfast.now() < expires
     on conflict (workflow_id, dedup_key) where dedup_key is not null do nothing;
     if found then
         perform holdfast.ring(channel, array[holdfast.wake_key('message', destination, topic)]);

@@ -8,9 +8,12 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off as
 $$
 declare
     first bigint;
+    status smallint := (select w.status from holdfast.workflows w where w.id = workflow);
 begin
-    perform from holdfast.workflows w where w.id = workflow;
-    if not found then
+    if status > 2 then
+        status := (select w.status from holdfast.workflows w where w.id = workflow for key share);
+    end if;
+    if status is null then
         return;
     end if;
     insert into holdfast.streams as s (workflow_id, key, oldest, step_id)

@@ -43,7 +43,8 @@ end
 $$;
 
 -- Sends a message: exactly once if this transaction commits. topic: NULL for none. message: NULL is JSON's null. key: a
--- second message of this key to this workflow is dropped silently [M3].
+-- second message of this key to this workflow is dropped silently [M3]. It goes with a workflow that is deleted before the
+-- commit.
 create or replace function holdfast.send(workflow_id text, topic text, message jsonb, key text default null) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$

@@ -43,7 +43,8 @@ class Talking(Control):
         destination [M3]. A lost connection in between never doubles it.
 
         `conn`: the caller's own connection, as for `start`: the message is sent when the caller's transaction
-        commits, and not at all if that rolls back. Messages of one transaction keep their order [M5].
+        commits, and not at all if that rolls back. Messages of one transaction keep their order [M5]. If the
+        workflow is deleted before that, the message goes with it.
 
         Raises:
             WorkflowNotFound: if there is no such workflow [M2].
