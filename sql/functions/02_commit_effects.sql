@@ -34,7 +34,7 @@ begin
     from unnest(places, runs, steps, ids, names, tokens, heres, inputs, timeouts, attributes)
         as s (place, run, step, id, name, token, here, input, timeout, attributes)
     where (s.run = 0 or owned[s.run] is not null) and s.place <> all (done)
-    order by s.id, s.place
+    order by s.id collate "C", s.place
     on conflict do nothing;
     get diagnostics created = row_count;
     if not alive then
@@ -164,10 +164,10 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as
 $$
 begin
     insert into holdfast.streams as s (workflow_id, key, closed_at, step_id)
-    select distinct on (owned[c.run], c.key) owned[c.run], c.key, holdfast.now(), c.step
+    select distinct on (owned[c.run] collate "C", c.key collate "C") owned[c.run], c.key, holdfast.now(), c.step
     from unnest(places, runs, steps, keys) as c (place, run, step, key)
     where owned[c.run] is not null and c.place <> all (done)
-    order by owned[c.run], c.key, c.place
+    order by owned[c.run] collate "C", c.key collate "C", c.place
     on conflict (workflow_id, key) do update
         set closed_at = excluded.closed_at, step_id = excluded.step_id where s.closed_at is null;
 end
@@ -176,6 +176,7 @@ $$;
 -- How workflows end; or, where `names` has a name, how they go on under the same id: as that workflow, with an empty
 -- journal, ENQUEUED for whoever knows it. Cancelling wins. Says 8 of one that was to go on and is CANCELLED instead.
 -- The children of what is cancelled are cancelled with it, those included whose start was on its way at the time [W10].
+-- Rows are locked in order of id; before anything else where more than one statement updates them.
 create or replace function holdfast.commit_ends(
     owned text[], channel text, places integer[], runs integer[], statuses smallint[], outputs bytea[], names text[],
     inputs bytea[]
@@ -186,7 +187,11 @@ begin
     if array_position(statuses, 5::smallint) is not null then
         perform holdfast.cancel_workflows(array(
             select owned[f.run] from unnest(runs, statuses) as f (run, status)
-            where f.status = 5 and owned[f.run] is not null), null, channel);
+            where f.status = 5 and owned[f.run] is not null), null, channel, array(
+            select owned[f.run] from unnest(runs) as f (run)));
+    elsif array_remove(names, null) <> '{}' and cardinality(runs) > 1 then
+        perform from (select owned[f.run] as id from unnest(runs) as f (run) order by owned[f.run] collate "C") f
+        cross join lateral (select from holdfast.workflows w where w.id = f.id limit 1 for update) w;
     end if;
     if array_remove(names, null) <> '{}' then
         with continued as (
@@ -204,8 +209,11 @@ begin
         update holdfast.workflows w
         set status = case when w.cancelling then 5 else f.status end, cancelling = false,
             output = case when w.cancelling and f.status = 3 then null else f.output end, finished_at = holdfast.now()
-        from unnest(places, runs, statuses, outputs, names) as f (place, run, status, output, name)
-        where w.id = owned[f.run] and w.status + 0 = 2
+        from (
+            select owned[f.run] as id, f.* from unnest(places, runs, statuses, outputs, names)
+                as f (place, run, status, output, name)
+            order by owned[f.run] collate "C") f
+        where w.id = f.id and w.status + 0 = 2
         returning f.place, f.name)
     select e.place, 8::smallint from ended e where e.name is not null;
 end

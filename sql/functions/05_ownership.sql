@@ -80,6 +80,7 @@ declare
 begin
     perform pg_advisory_xact_lock(hashtext('holdfast.fence'), executor);
     update holdfast.executors e set fenced_at = coalesce(e.fenced_at, holdfast.now()) where e.id = executor;
+    perform from holdfast.workflows w where w.executor_id = executor and w.status = 2 order by w.id for update;
     with released as (
         update holdfast.workflows w
         set executor_id = null, settled = case when graceful then w.claims else w.settled end
@@ -213,7 +214,7 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_has
 $$
 begin
     update holdfast.workflows w set settled = w.claims
-    from unnest(ids, epochs) as s (id, epoch)
+    from (select * from unnest(ids, epochs) as s (id, epoch) order by s.id collate "C") s
     where w.id = s.id and w.epoch = s.epoch and w.executor_id is not distinct from me and w.status + 0 = 2
         and w.settled < w.claims;
 end
@@ -253,8 +254,10 @@ $$;
 -- nobody: it is CANCELLED at once.
 -- Gives each workflow that was active: its id, and its executor when it is still running there.
 -- epochs: of each, NULL, or nothing happens if it has been resumed, or taken by another, since that run of it was cancelled.
--- Whoever asks several families at once locks their rows in one order.
-create or replace function holdfast.cancel_workflows(roots text[], epochs integer[], channel text)
+-- Whoever asks several families at once locks their rows in one order, and those of others that are to be locked with them.
+drop function if exists holdfast.cancel_workflows(text[], integer[], text);
+create or replace function holdfast.cancel_workflows(
+    roots text[], epochs integer[], channel text, others text[] default '{}')
 returns table (id text, executor_id integer)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as
@@ -275,7 +278,7 @@ begin
             select c.id from holdfast.workflows c where c.parent_id = f.id and c.parent_id is not null) c)
     select array_agg(f.id order by f.id), array_agg(f.root order by f.id) into members, causes
     from (select distinct on (f.id) f.id, f.root from family f order by f.id, f.root) f;
-    perform from unnest(members) as f (id)
+    perform from (select f.id from unnest(members || others) as f (id) order by f.id collate "C") f
     cross join lateral (select from holdfast.workflows w where w.id = f.id limit 1 for update) w;
     -- A root may have been resumed before it could be locked.
     select array_agg(f.id order by f.id), array_agg(f.root order by f.id) into members, causes

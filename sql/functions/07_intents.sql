@@ -122,10 +122,9 @@ begin
         case i.kind when 'start' then holdfast.wake_key('work', i.name, '')
             else holdfast.wake_key('message', i.workflow_id, i.name) end))
     from holdfast.intents i where i.transaction = new.transaction and i.kind in ('start', 'send');
-    perform holdfast.cancel_workflow(i.workflow_id, holdfast.channel())
-    from (
-        select distinct i.workflow_id from holdfast.intents i
-        where i.transaction = new.transaction and i.kind = 'cancel' order by i.workflow_id) i;
+    perform holdfast.cancel_workflows(array_agg(i.workflow_id), null, holdfast.channel())
+    from holdfast.intents i where i.transaction = new.transaction and i.kind = 'cancel'
+    having count(*) > 0;
     delete from holdfast.intents i where i.transaction = new.transaction;
     return null;
 end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -15,24 +15,24 @@ from holdfast._store.connection import Connection
 from tests.processes import Processes, connect
 from tests.runtime.witness import until
 
-Act = Callable[[hf.Client, Connection], Awaitable[object]]
+Act = Callable[[hf.Client, Connection], Coroutine[Any, Any, None]]
 SETTINGS = hf.Settings(hmac_keys=[b"k" * 32])
 
 
-async def send(client: hf.Client, caller: Connection) -> object:
-    return await client.send("one", "late")
+async def send(client: hf.Client, caller: Connection) -> None:
+    await client.send("one", "late")
 
 
-async def redeem(client: hf.Client, caller: Connection) -> object:
-    return await client.redeem(client.token("one", "topic", ttl=60), "late")
+async def redeem(client: hf.Client, caller: Connection) -> None:
+    await client.redeem(client.token("one", "topic", ttl=60), "late")
 
 
-async def send_in_sql(client: hf.Client, caller: Connection) -> object:
-    return await caller.execute("select holdfast.send('one', null, '1')")
+async def send_in_sql(client: hf.Client, caller: Connection) -> None:
+    await caller.execute("select holdfast.send('one', null, '1')")
 
 
-async def trim(client: hf.Client, caller: Connection) -> object:
-    return await client.trim_stream("one", "log", before=1)
+async def trim(client: hf.Client, caller: Connection) -> None:
+    await client.trim_stream("one", "log", before=1)
 
 
 @pytest.fixture

@@ -37,13 +37,17 @@ TABLES = ("workflows", "steps", "messages", "events", "stream_values", "streams"
 
 
 async def commit(
-    connection: asyncpg.Connection[asyncpg.Record], executor: int, *records: Record, again: bool = False
+    connection: asyncpg.Connection[asyncpg.Record],
+    executor: int,
+    *records: Record,
+    again: bool = False,
+    lane: int = 1,
 ) -> dict[int, Answer]:
     batch, place = Batch(), 1
     for record in records:
         place = record.add(batch, place)
     rows = await connection.fetch(
-        SQL["commits.batch"], executor, None, "channel", 1, again, [], *batch.columns()
+        SQL["commits.batch"], executor, None, "channel", lane, again, [], *batch.columns()
     )
     return answers_of(rows)
 
