@@ -119,7 +119,8 @@ $$;
 -- code did not match where others ran them, and that this executor has not parked itself; 'suspect': those whose last two
 -- claims have come to nothing as far as is known, perhaps because they take their processes down.
 -- timeouts and recoveries: of each name, its own timeout in seconds or NULL, and how many claims may come to nothing [W13].
--- Never blocks on another claimer; nothing is given to an executor that is fenced.
+-- Never blocks on another claimer; nothing is given to an executor that is fenced. New ones: of the name of which one has
+-- waited longest, in their order, then of the next; so only what is taken is read and locked, however many are waiting.
 -- running: NULL, or all that this executor runs; then it also takes what it owns and does not run: the fruit of a claim
 -- whose reply was lost. number: of this try, ever larger; a try that comes after a later one takes nothing.
 -- A workflow whose claims have come to nothing too often is not given out: it is QUARANTINED, or CANCELLED if it was to end.
@@ -152,9 +153,17 @@ begin
             limit most for update skip locked) f
         union all
         select f.id from (
-            select w.id from holdfast.workflows w
-            where kind = 'work' and w.status = 0 and w.name = any (names)
-            order by w.created_at limit most for update skip locked) f
+            select w.id from (
+                select n.name from unnest(names) as n (name)
+                cross join lateral (
+                    select w.created_at from holdfast.workflows w where w.status = 0 and w.name = n.name
+                    order by w.created_at limit 1) oldest
+                where kind = 'work'
+                order by oldest.created_at) n
+            cross join lateral (
+                select w.id from holdfast.workflows w where w.status = 0 and w.name = n.name
+                order by w.created_at limit most for update skip locked) w
+            limit most) f
         union all
         select f.id from (
             select w.id from holdfast.workflows w

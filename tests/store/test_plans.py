@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from uuid import uuid4
 
 import asyncpg
@@ -297,10 +297,16 @@ async def test_redeeming_a_token_reads_by_key_only(connection: asyncpg.Connectio
 
 
 async def claim(
-    connection: asyncpg.Connection[asyncpg.Record], executor: int, number: int, kind: str = "work"
+    connection: asyncpg.Connection[asyncpg.Record],
+    executor: int,
+    number: int,
+    kind: str = "work",
+    names: Sequence[str] = ("w",),
 ) -> list[asyncpg.Record]:
-    query = SQL["workflows.claim"]
-    return await connection.fetch(query, executor, number, ["w"], [None], [5], 100, None, kind, "channel")
+    none, five = [None] * len(names), [5] * len(names)
+    return await connection.fetch(
+        SQL["workflows.claim"], executor, number, names, none, five, 100, None, kind, "channel"
+    )
 
 
 async def test_claiming_free_workflows_reads_only_those(
@@ -318,6 +324,58 @@ async def test_claiming_free_workflows_reads_only_those(
     assert len(await claim(connection, executor, 9)) == len(new)
     assert (await reads(connection))["workflows"] - before["workflows"] <= 6 * len(new)
     assert (await reads(connection))["steps"] == before["steps"]
+
+
+async def test_claiming_of_a_backlog_reads_only_what_is_taken_and_the_longest_waiting_first(
+    connection: asyncpg.Connection[asyncpg.Record],
+) -> None:
+    executor, _ = await begin(connection, 1)
+    names = ["w", "none", "late", "early"]
+    for number in range(1, 9):
+        assert not await claim(connection, executor, number, names=names)
+    await connection.execute(
+        """
+        insert into holdfast.workflows (id, name, status, start_token, input, created_at)
+        select name || n, name, 0, gen_random_uuid(), '[]', now() - make_interval(secs => n + since)
+        from (values ('early', 100), ('late', 0.5), ('w', 50)) names (name, since)
+        cross join generate_series(1, 10000) n
+        """
+    )
+    taken: list[str] = []
+    for number in range(10, 14):
+        before = await reads(connection)
+        rows = await claim(connection, executor, number, names=names)
+        assert (await reads(connection))["workflows"] - before["workflows"] <= 8 * 100
+        assert len({row["name"] for row in rows}) == 1
+        taken += sorted((row["id"] for row in rows), key=lambda one: -int(one.removeprefix(rows[0]["name"])))
+    # Then those of w have waited longer.
+    assert taken[:150] == [f"early{n}" for n in range(10000, 9900, -1)] + [
+        f"w{n}" for n in range(10000, 9950, -1)
+    ]
+    assert await connection.fetchval("select count(*) from holdfast.workflows where status = 2") == 401
+
+
+async def test_two_who_claim_at_once_share_the_backlog(
+    connection: asyncpg.Connection[asyncpg.Record], dsn: str
+) -> None:
+    executor, _ = await begin(connection, 1)
+    names = ["v", "w"]
+    await connection.execute(
+        "insert into holdfast.workflows (id, name, status, start_token, input, created_at) "
+        "select name || n, name, 0, gen_random_uuid(), '[]', now() from unnest($1::text[]) name, "
+        "generate_series(1, 75) n",
+        names,
+    )
+    other = await asyncpg.connect(dsn)
+    second = await other.fetchval("select holdfast.register_executor('other', null)")
+    async with connection.transaction():
+        taken = await claim(connection, executor, 1, names=names)
+        assert len(taken) == 100
+        # Nothing is locked that has not been taken.
+        rest = await claim(other, second, 1, names=names)
+        assert len(rest) == 50
+    assert len({row["id"] for row in [*taken, *rest]}) == 150
+    await other.close()
 
 
 async def test_asking_who_is_to_end_reads_only_those_that_run_here(
