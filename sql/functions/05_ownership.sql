@@ -24,7 +24,8 @@ $$;
 -- suspects: some other executor has missed its heartbeat: worth a closer look.
 create or replace function holdfast.beat(executor integer, held boolean, channel text, bell text)
 returns table (alive boolean, locked boolean, suspects boolean)
-language plpgsql volatile set search_path = pg_catalog, pg_temp as
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off as
 $$
 begin
     perform pg_notify(channel, bell);

@@ -119,7 +119,8 @@ $$;
 -- Deletes workflows that ended more than so many seconds ago, the oldest first, and what an earlier removal has left half
 -- done: at most so many rows in one transaction, and nothing that somebody holds. Not the children of an active parent, who
 -- may still ask for their results. from_moment: where an earlier call has come to. removed: workflows; reached: where this
--- call has come to, NULL when it has seen everything.
+-- call has come to, NULL when it has seen everything. Then it forgets executors that were fenced as long ago; not those that
+-- a workflow may name, which has ended before its executor was fenced.
 create or replace function holdfast.prune_workflows(
     age double precision, from_moment timestamptz, most integer, channel text
 ) returns table (removed integer, reached timestamptz)
@@ -159,6 +160,12 @@ begin
         end if;
     end loop;
     reached := null;
+    delete from holdfast.executors x where x.id in (
+        select e.id from holdfast.executors e
+        where e.fenced_at < least(latest, (
+            select w.finished_at from holdfast.workflows w where w.finished_at is not null
+            order by w.finished_at limit 1))
+        limit most for update skip locked);
     return next;
 end
 $$;

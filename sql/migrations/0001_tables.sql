@@ -13,6 +13,8 @@ create table holdfast.executors (
     fenced_at     timestamptz
 );
 
+create index executors_living on holdfast.executors (id) where fenced_at is null;
+
 -- status: 0 ENQUEUED, 1 DELAYED, 2 PENDING, 3 SUCCESS, 4 ERROR, 5 CANCELLED, 6 QUARANTINED
 -- output: the result of a SUCCESS, the error of an ERROR, the cause of a CANCELLED
 -- claims: how often it was claimed; settled: how many of these claims are known to have come to something;

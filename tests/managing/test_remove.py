@@ -271,6 +271,33 @@ async def test_prune_never_touches_the_living_nor_their_children(
         assert await client.prune(3600) == 1  # its parent has just ended, and is young
 
 
+async def test_prune_forgets_executors_that_are_long_gone_and_that_no_workflow_names(
+    processes: Processes, database: Connection, dsn: str, waits: Waits
+) -> None:
+    async def executors() -> list[int]:
+        rows = await database.fetch("select id from holdfast.executors order by id")
+        return [row["id"] for row in rows]
+
+    async with DatabaseClock(dsn) as clock:
+        for name in ("first", "second"):
+            rt = await processes.runtime(quiet, settings=quick())
+            await rt.run(quiet(), id=name)
+            await processes.leave(rt)
+            await clock.advance(timedelta(days=1))
+        client = await processes.client()
+        first, second = await executors()
+        assert await client.prune(3 * 86400) == 0
+        assert await executors() == [first, second]
+        assert await client.prune(1.5 * 86400) == 1
+        assert await executors() == [second]
+        assert (await client.status("second")).executor is not None
+        rt = await processes.runtime(quiet, settings=quick())
+        assert await client.prune(0) == 1
+        (living,) = await executors()
+        assert await rt.run(quiet()) == "quiet"
+        assert living == rt.executor.lease.executor
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 50, 10_000])
 async def test_prune_in_batches_of_any_size(processes: Processes, database: Connection, batch: int) -> None:
     rt = await processes.runtime(busy, child, quiet)

@@ -378,6 +378,24 @@ async def test_two_who_claim_at_once_share_the_backlog(
     await other.close()
 
 
+async def test_a_heartbeat_reads_only_those_who_live(
+    connection: asyncpg.Connection[asyncpg.Record],
+) -> None:
+    executor, _ = await begin(connection, 1)
+    await connection.execute("select holdfast.register_executor('other', null)")
+    beat = SQL["executors.beat"]
+    for _ in range(8):
+        await connection.fetch(beat, executor, True, "channel", "bell")
+    await connection.execute(
+        "insert into holdfast.executors (name, started_at, heartbeat_at, fenced_at) "
+        "select 'dead', now(), now(), now() from generate_series(1, 20000)"
+    )
+    before = await reads(connection)
+    rows = await connection.fetch(beat, executor, True, "channel", "bell")
+    assert [tuple(row) for row in rows] == [(True, True, False)]
+    assert (await reads(connection))["executors"] - before["executors"] <= 10
+
+
 async def test_asking_who_is_to_end_reads_only_those_that_run_here(
     connection: asyncpg.Connection[asyncpg.Record],
 ) -> None:

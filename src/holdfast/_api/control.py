@@ -95,6 +95,7 @@ class Control(Looking):
     async def prune(self, older_than: float | timedelta, *, batch: int = 1000) -> int:
         """Removes workflows that ended more than `older_than` seconds ago by the database's clock, with all
         that belongs to them; gives their number. Of their children, those that ended as long ago go too.
+        What is kept of processes that are long gone goes with the last of their workflows.
 
         Never what is active, nor the children of an active parent, which may still ask for their results.
         Every `batch` rows are a transaction of their own, which waits for nobody's locks; cancelling stops
