@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import time
 import traceback
 from urllib.parse import urlsplit
@@ -103,6 +104,57 @@ async def test_a_server_that_does_not_talk_is_given_up(dsn: str) -> None:
 async def test_k4_a_dsn_that_makes_no_sense_is_not_repeated(dsn: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         await connect(dsn, role="test")
+    assert SECRET not in told(caught.value)
+
+
+def ssl_error(kind: type[ssl.SSLError], reason: str, **facts: object) -> ssl.SSLError:
+    """An error as OpenSSL raises it; its text names the host."""
+    error = kind(1, f"[SSL: {reason}] failed for '{SECRET}.example.com' (_ssl.c:1000)")
+    vars(error).update(facts)
+    error.reason = reason
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (
+            ssl_error(
+                ssl.SSLCertVerificationError,
+                "CERTIFICATE_VERIFY_FAILED",
+                verify_code=18,
+                verify_message="self-signed certificate",
+            ),
+            ConfigurationError,
+            r"certificate .* cannot be verified \(self-signed certificate\): check sslmode",
+        ),
+        (
+            ssl_error(
+                ssl.SSLCertVerificationError,
+                "CERTIFICATE_VERIFY_FAILED",
+                verify_code=62,
+                verify_message=f"Hostname mismatch, certificate is not valid for '{SECRET}.example.com'",
+            ),
+            ConfigurationError,
+            r"cannot be verified \(made out to another host\)",
+        ),
+        (
+            ssl_error(ssl.SSLError, "WRONG_VERSION_NUMBER"),
+            ConnectionLost,
+            r"encryption .* failed \(WRONG_VERSION_NUMBER\)",
+        ),
+    ],
+    ids=["unknown", "another host", "no agreement"],
+)
+async def test_k4_errors_of_the_encryption_say_so_and_name_nobody(
+    monkeypatch: pytest.MonkeyPatch, error: ssl.SSLError, kind: type[Exception], says: str
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(asyncpg, "connect", refuse)
+    with pytest.raises(kind, match=says) as caught:
+        await connect("postgresql://localhost/db", role="test")
     assert SECRET not in told(caught.value)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import sys
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -103,7 +104,8 @@ async def connect(dsn: str, *, role: str, timeout: float = 10) -> Connection:
     Raises:
         ConnectionLost: if nobody answers there, or not in time, or not yet.
         Retryable: if the server has no connection to spare.
-        ConfigurationError: if the DSN, the log-in or the database named in it is wrong.
+        ConfigurationError: if the DSN, the log-in or the database named in it is wrong, or the server's
+            certificate is.
     """
     with translate():
         try:
@@ -111,6 +113,8 @@ async def connect(dsn: str, *, role: str, timeout: float = 10) -> Connection:
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
             name = type(error).__name__
             raise ConfigurationError(f"the database refuses this log-in ({name}): check the DSN") from None
+        except ssl.SSLCertVerificationError as error:
+            raise ConfigurationError(_distrusted(error)) from None
         except (asyncpg.InterfaceError, ValueError):
             # The driver quotes parts of the DSN, the password among them.
             raise ConfigurationError("the DSN of the database cannot be understood") from None
@@ -282,9 +286,25 @@ def _translated(error: DriverError) -> StoreError | None:
     return ConnectionLost(_describe(error))
 
 
+_ANOTHER_HOST: Final = frozenset({62, 64})
+"""Codes of OpenSSL for a certificate that is made out to another name or address; its text says to whom."""
+
+
+def _distrusted(error: ssl.SSLCertVerificationError) -> str:
+    code: int | None = getattr(error, "verify_code", None)
+    reason = getattr(error, "verify_message", "") if code not in _ANOTHER_HOST else "made out to another host"
+    return (
+        f"the certificate of the database cannot be verified ({reason or error.reason}): check sslmode and "
+        "sslrootcert"
+    )
+
+
 def _describe(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "the database did not answer in time"
+    if isinstance(error, ssl.SSLError):
+        # Its number is none of the system's errors.
+        return f"the encryption of the connection to the database failed ({error.reason})"
     # Not its text: that holds the address.
     reason = f": {os.strerror(error.errno)}" if error.errno and error.errno > 0 else ""
     return f"the connection to the database failed ({type(error).__name__}{reason})"
