@@ -6,6 +6,7 @@ A key is the same in Python and in SQL (`holdfast.wake_key`), so that a plain SQ
 from __future__ import annotations
 
 import os
+import sys
 from functools import lru_cache
 from hashlib import sha256
 from typing import Final
@@ -18,6 +19,7 @@ __all__ = [
     "MAX_NAME",
     "channel",
     "check_name",
+    "check_text",
     "check_workflow_id",
     "child_id",
     "new_request",
@@ -57,6 +59,15 @@ def check_name(name: str, what: str) -> str:
     if checked.startswith(RESERVED):
         raise InvalidName(f"{what} must not begin with {RESERVED!r}: such names are the library's own")
     return checked
+
+
+def check_text(text: str | None, what: str) -> str | None:
+    """Return a text that is only compared with names, of any length.
+
+    Raises:
+        InvalidName: if it is no string, or holds NUL or a lone surrogate.
+    """
+    return text if text is None or text == "" else _check(text, what, sys.maxsize)
 
 
 def _check(name: str, what: str, limit: int) -> str:

@@ -27,6 +27,11 @@ async def test_start_takes_arguments_as_array_object_or_alone(
     assert (done.code, done.out) == (0, f"{result}\n")
 
 
+async def test_start_takes_arguments_of_any_name(shell: Shell, dsn: str) -> None:
+    done = await shell("start", "elsewhere", '{"self": 1, "name": 2, "args": 3}', "--id", "one")
+    assert (done.code, done.out, done.err) == (0, "one\n", "")
+
+
 async def test_start_prints_the_id_and_attaches(shell: Shell, rt: hf.Runtime) -> None:
     for _ in range(2):
         done = await shell("start", "greet", '["ada"]', "--id", "g1")
@@ -222,9 +227,19 @@ async def test_an_unknown_id_exits_with_3(shell: Shell, words: tuple[str, ...]) 
         ("list", "--schema", "No Such"),
         ("list", "--dsn", "mysql://somewhere"),
         ("show", ""),
+        ("list", "--created-after", "0001-01-01"),
+        ("list", "--limit", "0"),
+        ("list", "--limit", "3000000000"),
+        ("list", "--name", "\udcff"),
+        ("start", "greet", '"\udcff"'),
+        ("send", "a1", "answer", '"\udcff"'),
+        ("tail", "a1", "lines", "--after", "-2"),
+        ("tail", "a1", "lines", "--after", str(2**63)),
         ("event", "a1", "stage", "--timeout", "-1"),
+        ("event", "a1", "stage", "--timeout", "1e12"),
+        ("event", "a1", "stage", "--timeout", "nan"),
     ],
-    ids=" ".join,
+    ids=lambda words: ascii(" ".join(words)),
 )
 async def test_misuse_exits_with_2(shell: Shell, words: tuple[str, ...]) -> None:
     done = await shell(*words)

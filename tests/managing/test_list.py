@@ -148,10 +148,22 @@ async def test_a_cursor_that_is_none_is_refused(processes: Processes, cursor: st
         await client.list(cursor=cursor)
 
 
-@pytest.mark.parametrize("question", [{"limit": 0}, {"limit": -1}, {"status": "HAPPY"}, {"status": ["X"]}])
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"limit": 0},
+        {"limit": -1},
+        {"limit": 2**31},
+        {"status": "HAPPY"},
+        {"status": ["X"]},
+        {"name": "\udcff"},
+        {"id_prefix": "a\0"},
+    ],
+    ids=ascii,
+)
 async def test_nonsense_is_refused(processes: Processes, question: dict[str, Any]) -> None:
     client = await processes.client()
-    with pytest.raises(ValueError, match=r"limit|(HAPPY|X).* QUARANTINED"):
+    with pytest.raises(ValueError, match=r"limit|(HAPPY|X).* QUARANTINED|surrogate|NUL"):
         await client.list(**question)
 
 

@@ -65,8 +65,10 @@ async def test_m10_the_mailbox_is_read_in_pages(processes: Processes) -> None:
     first = await client.messages("one", limit=3)
     rest = await client.messages("one", after=first[-1].id, limit=3)
     assert [message.topic for message in [*first, *rest]] == [f"topic {number}" for number in range(5)]
-    with pytest.raises(ValueError, match="limit"):
-        await client.messages("one", limit=0)
+    for wrong in ({"limit": 0}, {"limit": 2**31}, {"after": 2**63}):
+        with pytest.raises(ValueError, match=r"limit|after"):
+            await client.messages("one", **wrong)
+    assert await client.messages("one", after=2**63 - 1) == []
 
 
 async def test_streams_tell_their_length_and_whether_they_are_closed(

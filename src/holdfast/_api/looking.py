@@ -21,6 +21,9 @@ from holdfast.types import MessageInfo, Page, Status, StepInfo, StreamInfo, Work
 
 R = TypeVar("R")
 
+MOST_ROWS = 2_000_000_000
+MOST_ID = 2**63 - 1
+
 
 class Looking(Lifecycle):
     """The looking half of a client; everything works on any workflow, wherever it runs."""
@@ -58,24 +61,24 @@ class Looking(Lifecycle):
         workflows started meanwhile shift nothing.
 
         Raises:
-            ValueError: if `limit` is less than 1, `cursor` comes from no list, `status` is none, or a time
-            has no zone.
+            ValueError: if `limit` is less than 1 or more than 2,000,000,000, `cursor` comes from no list,
+                `status` is none, or a time has no zone.
+            InvalidName: if a text holds NUL or a lone surrogate.
 
         Example:
             >>> async def failed(client: Looking) -> list[str]:
             ...     page = await client.list(status="ERROR", attributes={"customer": 17})
             ...     return [workflow.id for workflow in page]
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise ValueError("limit is how many workflows a page has at most: 1 or more")
+        _check_number(limit, 1, MOST_ROWS, "limit is how many workflows a page has at most")
         shown = Filter(
-            name=name,
+            name=_keys.check_text(name, "name"),
             statuses=_codes(status),
-            queue=queue,
+            queue=_keys.check_text(queue, "queue"),
             attributes=None if attributes is None else encode_attributes(attributes),
-            parent=parent,
-            id_prefix=id_prefix,
-            executor=executor,
+            parent=_keys.check_text(parent, "parent"),
+            id_prefix=_keys.check_text(id_prefix, "id_prefix"),
+            executor=_keys.check_text(executor, "executor"),
             created_from=_aware(created_after),
             created_until=_aware(created_before),
             finished_from=_aware(finished_after),
@@ -124,14 +127,15 @@ class Looking(Lifecycle):
 
         Raises:
             WorkflowNotFound: if there is none of this id.
+            ValueError: if a number is out of range.
 
         Example:
             >>> async def waiting(client: Looking, order: str) -> int:
             ...     return sum(message.consumed_by is None for message in await client.messages(order))
         """
-        if limit < 1:
-            raise ValueError("limit is how many messages are given at most: 1 or more")
+        _check_number(limit, 1, MOST_ROWS, "limit is how many messages are given at most")
         behind = -1 if after is None else after
+        _check_number(behind, -MOST_ID, MOST_ID, "after is the id of a message")
         rows = await self._rows_of(
             workflow_id, lambda c: list_messages(c, self.engine.sql, workflow_id, behind, limit)
         )
@@ -173,6 +177,11 @@ class Looking(Lifecycle):
     def statistics(self) -> Statistics:
         """Counts of the machinery: batches, records, waiters, bells, connections."""
         return self.engine.statistics()
+
+
+def _check_number(number: int, least: int, most: int, meaning: str) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= most:
+        raise ValueError(f"{meaning}: a whole number from {least:,} to {most:,}")
 
 
 def _codes(status: Status | str | Sequence[Status | str] | None) -> Sequence[int] | None:

@@ -78,7 +78,7 @@ class Workflow(Generic[P, R]):
         self.name: str = definition.name
         functools.update_wrapper(self, fn)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Binds arguments.
 
         Raises:
@@ -103,7 +103,7 @@ class WorkflowRef(Generic[P, R]):
     def __init__(self, name: str) -> None:
         self.name: str = _keys.check_name(name, "workflow name")
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Binds arguments; whether they fit is found out where the workflow runs."""
         return Call(self.name, args, dict(kwargs), returns=self.result_type)
 

@@ -7,7 +7,7 @@ what an error means, `screen` what is printed; `schema`, `looking`, `talking`, `
 
 from collections.abc import Sequence
 
-from holdfast.cli.arguments import parser
+from holdfast.cli.arguments import parse
 from holdfast.cli.session import run
 
 __all__ = ["main"]
@@ -15,4 +15,4 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit code; see `exits`."""
-    return run(parser().parse_args(arguments))
+    return run(parse(arguments))

@@ -1,12 +1,13 @@
 """What may be typed: one parser per command, each with the coroutine that carries it out."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from typing import Final
 
 from holdfast.cli import demo, looking, managing, schema, talking
+from holdfast.config import seconds_of
 from holdfast.types import Status
 
 EPILOG: Final = """\
@@ -18,6 +19,21 @@ The database: --dsn, else HOLDFAST_DATABASE_URL, else DATABASE_URL, else an embe
 """
 
 Add = Callable[..., argparse.ArgumentParser]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What has been typed. Leaves the process with 2 if that cannot be meant."""
+    whole = parser()
+    given = whole.parse_args(arguments)
+    for value in vars(given).values():
+        if isinstance(value, str) and not _is_text(value):
+            whole.error("an argument is not UTF-8")
+    return given
+
+
+def _is_text(value: str) -> bool:
+    """Bytes of an argument that are no characters are lone surrogates in its `str`."""
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -138,14 +154,19 @@ def _add_timeout(command: argparse.ArgumentParser) -> None:
 
 def _seconds(text: str) -> float:
     seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError("must be a number of seconds, not negative")
+    try:
+        seconds_of(seconds)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return seconds
 
 
 def _moment(text: str) -> datetime:
     """A moment; without a zone it is meant as the clock on the wall has it."""
-    return datetime.fromisoformat(text).astimezone()
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except OverflowError:
+        raise argparse.ArgumentTypeError("is out of range") from None
 
 
 def _count(text: str) -> int:

@@ -75,9 +75,14 @@ async def tail(given: argparse.Namespace, screen: Screen) -> int:
 
     Raises:
         WorkflowNotFound: if there is none of this id.
+        UsageError: if --after is no offset.
     """
     async with connected(given) as client:
-        async with client.read_stream(given.id, given.stream, after=given.after) as reader:
+        try:
+            stream = client.read_stream(given.id, given.stream, after=given.after)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        async with stream as reader:
             async for item in reader.items():
                 screen.data(item if screen.json else item.value)
         screen.talk(f"the stream {'was closed' if reader.closed else 'ended with its workflow'}")
