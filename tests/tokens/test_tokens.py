@@ -61,6 +61,21 @@ async def test_a_token_sends_one_message(processes: Processes, database: Connect
     assert await sent(database) == [b'"yes"']
 
 
+async def test_a_token_is_for_an_id_whichever_workflow_has_it(
+    client: hf.Client, database: Connection
+) -> None:
+    token = client.token("w", DECISIONS, ttl=60)
+    await client.redeem(token, "yes")
+    await client.cancel("w")
+    await rejected(client, token)
+    await client.delete("w")
+    await rejected(client, token)
+    await client.start(decide(), id="w")
+    await client.redeem(token, "again")
+    await rejected(client, token)
+    assert await sent(database) == [b'"again"']
+
+
 async def test_a_waiting_workflow_is_woken_in_another_process_and_in_this(
     processes: Processes, waits: Waits
 ) -> None:

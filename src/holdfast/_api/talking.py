@@ -122,6 +122,9 @@ class Talking(Control):
         Neither the workflow nor the topic can be changed in it, but whoever holds it can read them. Its time
         counts from this process's clock, and is over by the database's.
 
+        It is a token for the id. If the workflow is deleted and another started under that id within `ttl`,
+        it sends one message to that one, used before or not: do not use an id again while tokens for it live.
+
         Raises:
             ConfigurationError: if there are no `Settings.hmac_keys`.
             InvalidName: if the id or the topic cannot be one.
