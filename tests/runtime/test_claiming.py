@@ -21,7 +21,7 @@ async def counts() -> None:
 
 
 @pytest.mark.parametrize("losses", [1, 2, 3])
-async def test_w13_what_a_claim_has_taken_whose_reply_is_lost_is_run_before_anything_else(
+async def test_w13_what_a_claim_has_taken_whose_reply_is_lost_is_run_all_the_same(
     processes: Processes, dsn: str, monkeypatch: pytest.MonkeyPatch, losses: int
 ) -> None:
     """There is more to take than one claim takes: what nobody knows to be taken must not be forgotten."""

@@ -159,6 +159,23 @@ async def test_w13_a_second_runtime_never_steals_from_a_living_one(
     assert ran == ["a", "b"]
 
 
+async def test_w13_a_faster_heart_gives_a_slower_one_the_time_of_its_own_beat(
+    processes: Processes, database: Connection, dsn: str, waits: Waits
+) -> None:
+    first = await processes.runtime(work, settings=quick(heartbeat=2.5, lease=30))
+    await first.start(work(), id="one")
+    await waits.on("message", "one", "go on")
+    mine = executor_of(first)
+    async with processes.unheard(database):  # its lock has fallen
+        second = await processes.runtime(work, dsn=dsn, settings=quick())
+        await _beats(second, 6)
+        await processes.leave(second)
+        robbed = "select fenced_at < heartbeat_at + interval '2.5 s' from holdfast.executors where id = $1"
+        assert not await database.fetchval(robbed, mine)
+    await first.send("one", None, "go on")
+    assert await first.handle(work, "one").result(PATIENCE) == "ab"
+
+
 async def _beats(rt: hf.Runtime, times: int) -> None:
     """Returns after so many heartbeats."""
     for _ in range(times):

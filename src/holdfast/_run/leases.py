@@ -158,11 +158,14 @@ class Lease:
             await self._take_from(row)
         if len(dead) == len(suspects):
             return
-        # A lock that has just fallen may be taken again by a process that only lost its connection.
+        # A lock that has just fallen may be taken again by a process that only lost its connection; with its
+        # next heartbeat, which may come more slowly than this one's.
         await asyncio.sleep(self._engine.settings.heartbeat)
         for row in await self._list():
             before = suspects.get(row.id)
-            if before is not None and not row.locked and row.heartbeat_at == before.heartbeat_at:
+            if before is None or row.locked or row.heartbeat_at != before.heartbeat_at:
+                continue
+            if row.beats_missed >= 1:
                 await self._take_from(row)
 
     async def _take_from(self, row: ExecutorRow) -> None:
