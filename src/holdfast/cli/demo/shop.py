@@ -19,7 +19,7 @@ PACKING = 0.2
 DAWDLING = 30.0
 """Seconds for the parcel in the middle of which this process is killed: enough on a slow machine too."""
 
-fatal = 0
+fatal: int = 0
 """The number of that parcel; 0 if there is none."""
 
 RUN = os.environ.get("HOLDFAST_DEMO_RUN") or uuid4().hex[:6]
