@@ -191,7 +191,7 @@ begin
             select owned[f.run] from unnest(runs) as f (run)));
     elsif array_remove(names, null) <> '{}' and cardinality(runs) > 1 then
         perform from (select owned[f.run] as id from unnest(runs) as f (run) order by owned[f.run] collate "C") f
-        cross join lateral (select from holdfast.workflows w where w.id = f.id limit 1 for update) w;
+        cross join lateral (select from holdfast.workflows w where w.id = f.id limit 1 for no key update) w;
     end if;
     if array_remove(names, null) <> '{}' then
         with continued as (

@@ -81,7 +81,7 @@ declare
 begin
     perform pg_advisory_xact_lock(hashtext('holdfast.fence'), executor);
     update holdfast.executors e set fenced_at = coalesce(e.fenced_at, holdfast.now()) where e.id = executor;
-    perform from holdfast.workflows w where w.executor_id = executor and w.status = 2 order by w.id for update;
+    perform from holdfast.workflows w where w.executor_id = executor and w.status = 2 order by w.id for no key update;
     with released as (
         update holdfast.workflows w
         set executor_id = null, settled = case when graceful then w.claims else w.settled end
@@ -125,9 +125,10 @@ $$;
 -- running: NULL, or all that this executor runs; then it also takes what it owns and does not run: the fruit of a claim
 -- whose reply was lost. number: of this try, ever larger; a try that comes after a later one takes nothing.
 -- A workflow whose claims have come to nothing too often is not given out: it is QUARANTINED, or CANCELLED if it was to end.
-drop function if exists holdfast.claim_workflows(integer, integer, text[], double precision[], integer, text[]);
+drop function if exists holdfast.claim_workflows(
+    integer, integer, text[], double precision[], integer[], integer, text[], text, text);
 create or replace function holdfast.claim_workflows(
-    me integer, number integer, names text[], timeouts double precision[], recoveries integer[], most integer,
+    me integer, number bigint, names text[], timeouts double precision[], recoveries integer[], most integer,
     running text[],
     kind text, channel text)
 returns table (
@@ -289,7 +290,7 @@ begin
     select array_agg(f.id order by f.id), array_agg(f.root order by f.id) into members, causes
     from (select distinct on (f.id) f.id, f.root from family f order by f.id, f.root) f;
     perform from (select f.id from unnest(members || others) as f (id) order by f.id collate "C") f
-    cross join lateral (select from holdfast.workflows w where w.id = f.id limit 1 for update) w;
+    cross join lateral (select from holdfast.workflows w where w.id = f.id limit 1 for no key update) w;
     -- A root may have been resumed before it could be locked.
     select array_agg(f.id order by f.id), array_agg(f.root order by f.id) into members, causes
     from unnest(members, causes) as f (id, root)

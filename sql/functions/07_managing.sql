@@ -65,7 +65,7 @@ begin
         join related r on c.parent_id = r.id and c.cancelled_with in (r.cancelled_with, r.id)
         where c.parent_id is not null and c.removing is null and (c.status = 5 or c.cancelling))
     select array_agg(r.id order by r.id) into family from related r;
-    perform from holdfast.workflows w where w.id = any (family) order by w.id for update;
+    perform from holdfast.workflows w where w.id = any (family) order by w.id for no key update;
     select w.* into root from holdfast.workflows w where w.id = workflow and w.removing is null;
     if root.id is null then
         return query select 'unknown', workflow, null::integer, null::bytea;

@@ -39,7 +39,8 @@ $$;
 
 -- Removes a workflow whose row the caller has locked, and before it the children that ended before a moment and whose ids
 -- were made from its own (id/step), with theirs: so that the id is free, and whoever uses it again has children of his own.
--- All other children stay, and are nobody's: none can be taken for the new one's. At most so many rows at once; a child that
+-- All other children stay, and are nobody's: none can be taken for the new one's. While a fork of it is active, which may ask
+-- for them, all of them do. At most so many rows at once; a child that
 -- somebody holds is passed over. rows: deleted or changed; removed: workflows that are gone; done: this one is.
 drop function if exists holdfast.remove_workflow(text, integer, text);
 create or replace function holdfast.remove_workflow(
@@ -50,11 +51,13 @@ $$
 declare
     child record;
     gone record;
+    forked boolean := exists (
+        select from holdfast.workflows f where f.origin = workflow and f.origin is not null and f.status <= 2);
 begin
     rows := 0;
     removed := 0;
     for child in
-        select c.id, c.status > 2 and c.finished_at < before and c.id = workflow || '/' || c.parent_step as goes
+        select c.id, c.status > 2 and c.finished_at < before and not forked and c.id = workflow || '/' || c.parent_step as goes
         from holdfast.workflows c where c.parent_id = workflow and c.parent_id is not null
         limit most for update skip locked
     loop

@@ -9,7 +9,7 @@ create table holdfast.executors (
     heartbeat_at  timestamptz not null,
     heartbeat     double precision not null default 1,
     lease         double precision not null default 10,
-    last_claim    integer not null default 0,
+    last_claim    bigint not null default 0,
     fenced_at     timestamptz
 );
 
@@ -60,6 +60,7 @@ create index workflows_executor on holdfast.workflows (executor_id) where status
 create index workflows_released on holdfast.workflows (name) where status = 2 and executor_id is null and parked is null;
 create index workflows_parked on holdfast.workflows (name) where status = 2 and executor_id is null and parked is not null;
 create index workflows_enqueued on holdfast.workflows (name, created_at) where status = 0;
+create index workflows_forks on holdfast.workflows (origin) where origin is not null;
 create index workflows_children on holdfast.workflows (parent_id) where parent_id is not null;
 -- Lists are read newest first. Two halves cost a start and a SUCCESS one entry each, as one index would, and whoever looks
 -- for what runs or what went wrong does not wade through what went well.

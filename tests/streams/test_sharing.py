@@ -221,6 +221,7 @@ async def test_n4_readers_that_share_look_once_after_a_reconnect(
     waits.forget()
     await terminate(database, "listener")
     await waits.on("stream", "w", "tokens", times=50)
+    await waits.on("message", "w", "next")  # the other process hears again too
     assert client.statistics().lookups.looks == looks + 1
     async with processes.unheard(database):
         await handle.send(NEXT, 1)

@@ -84,7 +84,8 @@ class Control(Looking):
         """Removes a workflow that has ended, with its journal, messages, events and streams; its id is free.
 
         With it go its children that have ended, and theirs, unless they were given an `id=`. Those that stay,
-        because they are active or have ids of their own, are nobody's children from then on.
+        because they are active or have ids of their own, are nobody's children from then on; as do all of
+        them while a fork of it is active, which may ask for them. Its forks stay too.
 
         Raises:
             WorkflowNotFound: if there is none of this id.

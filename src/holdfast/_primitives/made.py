@@ -29,10 +29,8 @@ class Made(Operation[T]):
     async def perform(self, run: Run, step_id: str) -> Answer:
         engine, code = run.executor.engine, Code.VALUE
         try:
-            value = await self.make(run)
+            value = await self._made(run)
             output = engine.codec.encode(value, engine.context(run.workflow_id, "step", self.name))
-        except (DatabaseUnavailable, NotRunning) as error:
-            raise run.cut_off(error) from None
         except self.outcomes as error:
             code = Code.ERROR
             output = engine.codec.encode_error(error, engine.context(run.workflow_id, "error", self.name))
@@ -42,6 +40,15 @@ class Made(Operation[T]):
             )
         )
         return Answer(code, output)
+
+    async def _made(self, run: Run) -> T:
+        while True:
+            try:
+                return await self.make(run)
+            except DatabaseUnavailable:
+                run.check()  # nobody inside a workflow may see that: it is tried again, as long as this runs
+            except NotRunning as error:
+                raise run.cut_off(error) from None
 
     def conclude(self, run: Run, answer: Answer) -> T:
         if answer.code is Code.ERROR or answer.payload is None:

@@ -7,6 +7,7 @@ it has its place among the workflow's records, and so that nobody's cancellation
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
@@ -14,7 +15,7 @@ from holdfast import _clock, _keys
 from holdfast._backoff import delays
 from holdfast._codec import Parameters, names_of_caller
 from holdfast._engine.writer import BATCH_DEADLINE
-from holdfast._observe import point
+from holdfast._observe import logger, point
 from holdfast._primitives.steps import Policy, Step, StepCall, cancellations
 from holdfast._run.blocks import in_time
 from holdfast._run.context import Branch, StepScope, scope
@@ -30,7 +31,7 @@ from holdfast._store.connection import (
 )
 from holdfast._store.connection import Transaction as Begun
 from holdfast._store.steps import JournalRow, load_record, record_transaction
-from holdfast.errors import ConfigurationError, NotInWorkflow, PayloadCodecError
+from holdfast.errors import ConfigurationError, DatabaseUnavailable, NotInWorkflow, PayloadCodecError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -104,7 +105,8 @@ class TransactionCall(StepCall):
 
     async def _transact(self, run: Run, step_id: str, begun: float) -> Answer:
         engine = run.executor.engine
-        async with engine.pool.acquire() as connection:
+        async with AsyncExitStack() as stack:
+            connection = await self._acquire(run, step_id, stack)
             async with deadline(connection, BATCH_DEADLINE):
                 transaction = connection.transaction(isolation="read_committed")
                 await transaction.start()
@@ -125,6 +127,23 @@ class TransactionCall(StepCall):
             recorded = await engine.writer.carry_out(run.workflow_id, finish)
             point("transaction.after_commit")
         return Answer(Code.VALUE, output) if recorded else await self._adopt(run, step_id)
+
+    async def _acquire(self, run: Run, step_id: str, stack: AsyncExitStack) -> Connection:
+        """A connection until the stack is left. That there is none is no outcome: it is waited for."""
+        pauses = delays(0.02, 1.0)
+        while True:
+            try:
+                return await stack.enter_async_context(run.executor.engine.pool.acquire())
+            except (DatabaseUnavailable, ConfigurationError) as error:
+                run.check()
+                logger.error(
+                    "transaction %s %r of workflow %r waits for a connection: %s",
+                    step_id,
+                    self.name,
+                    run.workflow_id,
+                    error,
+                )
+            await asyncio.sleep(next(pauses))
 
     async def _commit(
         self,

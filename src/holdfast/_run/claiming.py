@@ -127,21 +127,29 @@ class Claiming:
         for found in claimed:
             if found.status != Status.PENDING.code:
                 _tell_end(found)
-        for begin in range(0, len(taken), MOST_JOURNALS):
-            some = taken[begin : begin + MOST_JOURNALS]
-            journals = await self._journals([found.id for found in some if found.epoch > 1])
+        while taken:
+            journals, count = await self._journals(taken)
             if executor != self._lease.executor or self._taker.closing:
                 return
-            for found in some:
+            for found in taken[:count]:
                 self._taker.begin(found, journals.get(found.id, ()))
+            del taken[:count]
         # Who was asked to end between the claim and now was not found here when the bell rang.
         self._engine.waiters.wake(_keys.wake_key("executor", str(executor)))
 
-    async def _journals(self, ids: Sequence[str]) -> dict[str, list[JournalRow]]:
+    async def _journals(self, taken: Sequence[Claimed]) -> tuple[dict[str, list[JournalRow]], int]:
+        """The journals of the first of these, and how many they are."""
+        count = 2 * MOST_JOURNALS
+
         async def read(connection: Connection) -> dict[str, list[JournalRow]]:
+            nonlocal count
+            count = max(count // 2, 1)  # after the first try: perhaps it was too much for the time there is
+            ids = [found.id for found in taken[:count] if found.epoch > 1]
             return await steps.list_journals(connection, self._engine.sql, ids)
 
-        return await self._engine.ask(read, insist=True, long=True) if ids else {}
+        if all(found.epoch == 1 for found in taken):
+            return {}, len(taken)
+        return await self._engine.ask(read, insist=True), count
 
 
 def _tell_end(found: Claimed) -> None:

@@ -180,8 +180,7 @@ class Executor:
         its replay.
         """
         if any(row.outcome == Code.INTERRUPTED for row in run.journal.values()):
-            run.cancelling = run.cancel_asked = True
-            run.interrupted = set()
+            run.cancel_asked = True
             self.limit_cleanup(run)
         elif run.journal:
             run.cancel_asked = True

@@ -303,6 +303,7 @@ async def _take_turn(run: Run, step_id: str, operation: Operation[Any], record: 
     try:
         await _in_turn(run, run.turns.replay(step_id))
     except asyncio.CancelledError:
+        run.turns.about_to_leave(asyncio.current_task())
         await operation.undo(run, step_id, _answer(record))
         await _leave(run)
         raise

@@ -308,7 +308,8 @@ class Run:
         cancelled again, once, as it was then.
         """
         if not self.interrupted_again:
-            self.interrupted_again = True
+            self.interrupted_again = self.cancelling = True
+            self.interrupted = set()
             self._cancel_tasks()
 
     def park(self, error: NondeterminismError) -> None:

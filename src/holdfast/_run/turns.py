@@ -139,6 +139,13 @@ class Turns:
         elif self._cancelled and task is not None:
             self._cancelled.pop(task, None)
 
+    def about_to_leave(self, task: Task | None) -> None:
+        """A cancelled call of a replay will step back: nothing goes on before."""
+        if task in self.tasks and not self.alone and not self._closed:
+            assert task is not None
+            self._leaving = self._leaving or {}
+            self._leaving.setdefault(task, None)
+
     async def step_back(self, task: Task | None) -> None:
         """A cancelled call leaves when everything else is at rest."""
         if self.alone or task not in self.tasks or self._closed:
