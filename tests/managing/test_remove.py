@@ -82,6 +82,30 @@ async def test_delete_removes_all_of_it_and_nothing_else(processes: Processes, d
     assert handle.id == "one"
 
 
+@hf.workflow
+async def asks_later() -> str:
+    made = await hf.start(child())
+    await made.result()
+    await hf.recv("go on")
+    return "asked " + str((await made.status()).status)
+
+
+async def test_w12_while_a_fork_is_active_the_children_that_it_may_ask_for_stay(
+    processes: Processes, waits: Waits
+) -> None:
+    rt = await processes.runtime(asks_later, child)
+    handle = await rt.start(asks_later(), id="one")
+    await waits.on("message", "one", "go on")
+    fork = await handle.fork(from_step="2", id="fork")
+    await waits.on("message", "fork", "go on")
+    await handle.send("go on", "")
+    await handle.result(PATIENCE)
+    await rt.delete("one")
+    assert (await rt.status("one/1")).parent is None
+    await fork.send("go on", "")
+    assert await fork.result(PATIENCE) == "asked SUCCESS"
+
+
 runs = 0
 
 

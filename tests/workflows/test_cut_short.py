@@ -340,6 +340,147 @@ async def test_w4a_w10_the_cancelled_leave_in_the_same_order_in_a_replay(
     assert await rt.read_stream("one", LOG).collect() == ["one"]
 
 
+# Cancelled behind a deadline that had passed
+
+
+@hf.step
+async def charge() -> None:
+    pass
+
+
+@hf.workflow
+async def refunds() -> None:
+    done: list[str] = []
+    try:
+        try:
+            async with hf.timeout(0.01):
+                await hf.recv("approval")
+        except TimeoutError:
+            pass
+        await charge()
+        done.append("charge")
+        await hf.recv("shipped")
+    finally:
+        for one in done:
+            await GO.recv()
+            await LOG.write(f"refund {one}")
+
+
+async def test_w2_w10_a_cleanup_is_taken_up_again_behind_a_block_that_had_expired(
+    processes: Processes, waits: Waits
+) -> None:
+    rt = await processes.runtime(refunds, settings=quick(cleanup_time=20))
+    handle = await rt.start(refunds(), id="one")
+    await waits.on("message", "one", "shipped")
+    await handle.cancel()
+    await waits.on("message", "one", "go")
+    await processes.leave(rt)
+    rt = await processes.runtime(refunds, settings=quick(cleanup_time=20))
+    await waits.on("message", "one", "go", times=2)
+    await rt.send("one", "on", GO)
+    with pytest.raises(hf.WorkflowCancelled):
+        await within(5, rt.handle("one").result())
+    assert await rt.read_stream("one", LOG).collect() == ["refund charge"]
+
+
+# An each with another limit than before
+
+
+@hf.step
+async def one_of_them(item: int) -> int:
+    if item == 0:
+        await now[0].gate.wait()
+    return item
+
+
+def each_at_most(limit: int) -> hf.Workflow[[], list[int]]:
+    @hf.workflow(name="each at most")
+    async def at_most() -> list[int]:
+        found: list[int] = []
+        async for outcome in hf.each(one_of_them, range(20), limit=limit):
+            found.append(outcome.value)
+            if len(found) == 1:
+                await GO.recv()
+        return found
+
+    return at_most
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 30])
+async def test_w2_w5_each_goes_on_with_another_limit(
+    processes: Processes, database: Connection, moments: Moments, waits: Waits, limit: int
+) -> None:
+    before, after = each_at_most(10), each_at_most(limit)
+    rt = await processes.runtime(before, settings=quick())
+    await rt.start(before(), id="one")
+    await waits.on("message", "one", "go")
+    await until(lambda: _items(database, 9), "recorded")
+    await processes.leave(rt)
+    moments.gate.set()
+    rt = await processes.runtime(after, settings=quick())
+    await rt.send("one", "on", GO)
+    assert sorted(await within(5, rt.handle(after, "one").result())) == list(range(20))
+
+
+async def _items(database: Connection, count: int) -> bool:
+    query = "select count(*) from holdfast.steps where step_id like '%#%' and finished_at is not null"
+    return bool(await database.fetchval(query) >= count)
+
+
+# No connection to be had
+
+
+@hf.transaction
+async def holds_a_connection(connection: Any) -> str:  # noqa: ANN401 - the driver's
+    await now[0].gate.wait()
+    return str(await connection.fetchval("select 'done'"))
+
+
+@hf.workflow
+async def transacts() -> str:
+    return await holds_a_connection()
+
+
+async def test_w12_that_all_connections_are_in_use_is_no_outcome(
+    processes: Processes, moments: Moments, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = quick(pool_size=1, database_patience=2)
+    rt = await processes.runtime(transacts, settings=settings)
+    handles = [await rt.start(transacts()) for _ in range(2)]
+    async with asyncio.timeout(15):
+        while "waits for a connection" not in caplog.text:
+            await asyncio.sleep(0.01)
+    moments.gate.set()
+    for handle in handles:
+        assert await within(5, handle.result()) == "done"
+
+
+@hf.workflow
+async def comes_later() -> str:
+    return str(await GO.recv())
+
+
+async def test_w13_what_is_taken_over_does_not_wait_behind_transactions(
+    processes: Processes, moments: Moments, waits: Waits
+) -> None:
+    """Its journal is read on a connection that is not the users'."""
+    first = await processes.runtime(comes_later, settings=quick())
+    await first.start(comes_later(), id="later")
+    await waits.on("message", "later", "go")
+    second = await processes.runtime(transacts, comes_later, settings=quick(pool_size=1))
+    held = await second.start(transacts())
+    await until(lambda: _in_use(second), "in use")
+    await processes.leave(first)
+    await second.send("later", "on", GO)
+    assert await within(5, second.handle("later").result()) == "on"
+    moments.gate.set()
+    assert await within(5, held.result()) == "done"
+
+
+async def _in_use(rt: hf.Runtime) -> bool:
+    return rt.engine.pool.statistics().busy == 1
+
+
 # Many
 
 

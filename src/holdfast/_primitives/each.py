@@ -218,9 +218,11 @@ class Each(AsyncIterator[Outcome[I, R]], Generic[I, R]):
         what a batch has recorded is in the journal, or here.
         """
         if index not in self._under_way:
-            if index >= self._taken and not self._closed:
+            if index < self._taken or self._closed:
+                return  # another branch, iterating too, was first
+            self._take(index + 1 - self._taken)  # more were under way at once then
+            if index not in self._under_way:
                 self._park(index)
-            return  # another branch, iterating too, was first
         outcome = self._completed.pop(index, None) or await self._outcome(index)
         del self._under_way[index]
         self._expired.discard(index)
@@ -261,8 +263,8 @@ class Each(AsyncIterator[Outcome[I, R]], Generic[I, R]):
         if self._recovered is None:
             self._recovered = self._run.recorded_items(self._step_id)
         if self._recovered:
-            self._recovered = [index for index in self._recovered if index in self._under_way]
-        return self._recovered
+            self._recovered = [i for i in self._recovered if i in self._under_way or i >= self._taken]
+        return [index for index in self._recovered if index in self._under_way]
 
 
 class Batch(Made[list[int]]):
