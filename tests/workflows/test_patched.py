@@ -348,3 +348,49 @@ async def test_patched_any_name_that_may_be_one_comes_back(processes: Processes,
 
     await come_to(processes, waits, many, "go on")
     assert await finish(processes, many, "go on") == str([True] * len(names))
+
+
+@hf.workflow
+async def waiting_child(number: int) -> int:
+    return int(await hf.recv("child"))
+
+
+async def test_patched_w5_an_each_whose_children_run_was_there_before(
+    processes: Processes, waits: Waits, database: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """None of them has ended, so nothing of the each itself is recorded; but they are there."""
+
+    @hf.workflow(name="changing")
+    async def before() -> int:
+        return sum([found.value async for found in hf.each(waiting_child, range(3))])
+
+    @hf.workflow(name="changing")
+    async def careless() -> int:
+        await do("prepare")
+        return sum([found.value async for found in hf.each(waiting_child, range(3))])
+
+    @hf.workflow(name="changing")
+    async def guarded() -> int:
+        if await hf.patched("prepare"):
+            await do("prepare")
+        return sum([found.value async for found in hf.each(waiting_child, range(3))])
+
+    rt = await processes.runtime(before, waiting_child, settings=quick())
+    await rt.start(before(), id="one")
+    children = [f"one/1#{number}" for number in range(3)]
+    for workflow_id in children:
+        await waits.on("message", workflow_id, "child")
+    await processes.leave(rt)
+    rt = await processes.runtime(careless, settings=quick())
+
+    async def parked() -> bool:
+        return "workflow parked" in caplog.text
+
+    await until(parked, "parked")
+    await processes.leave(rt)
+    rt = await processes.runtime(guarded, waiting_child, settings=quick())
+    for workflow_id in children:
+        await rt.send(workflow_id, 2, "child")
+    assert await rt.handle("one").result(PATIENCE) == 6
+    assert await database.fetchval("select count(*) from holdfast.workflows") == 4
+    assert ran == []

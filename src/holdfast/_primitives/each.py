@@ -77,7 +77,10 @@ def each(what: Callable[[I], Wait[R]], items: Iterable[I], /, *, limit: int | No
         raise ConfigurationError("limit is how many items may be under way at once: at least 1")
     iterator = iter(items)
     branch = current_branch("each", "from outside, start a workflow that uses it")
-    return Each(branch.run, branch.next_step_id(), name, operation, iterator, limit or MOST_AT_ONCE)
+    run, step_id = branch.run, branch.next_step_id()
+    if run.unmade:
+        run.unmade.discard(step_id)
+    return Each(run, step_id, name, operation, iterator, limit or MOST_AT_ONCE)
 
 
 def _operation_maker(what: object) -> tuple[str, Callable[[Any], Operation[Any]]]:

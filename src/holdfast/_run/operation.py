@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar, cast
 from holdfast import _clock
 from holdfast._run.blocks import Block, DeadlinePassed, Expired, current_block, expire
 from holdfast._run.context import Branch, Lazy, StepScope, scope
-from holdfast._run.run import Run, has_turn, mismatch
+from holdfast._run.run import Run, each_of, has_turn, mismatch
 from holdfast._store.commits import Answer, Claim, Claims, Code, Journaled
 from holdfast._store.picks import Alternative
 from holdfast._store.steps import JournalRow
@@ -185,6 +185,8 @@ async def durable(run: Run, step_id: str, operation: Operation[T]) -> T:
                     if record.outcome == Code.EXPIRED:
                         raise _expire_again(run, record, operation)
                     return operation.conclude(run, _answer(record))
+            elif run.unmade and step_id in run.unmade:
+                _check_no_items(run, step_id, operation)
         operation.prepare(run, step_id)
         answer = await _perform(run, step_id, operation)
         if answer.code is Code.EXPIRED:
@@ -359,6 +361,14 @@ def check_match(run: Run, step_id: str, kind: str, name: str) -> None:
         raise error
     if run.unmade:
         run.unmade.discard(step_id)
+
+
+def _check_no_items(run: Run, step_id: str, operation: Operation[Any]) -> None:
+    """Here an `each` has begun items, and has not been made: the code makes another call."""
+    item = next(row for row in run.journal.values() if each_of(row.step_id) == step_id)
+    error = mismatch(run, item, f"{operation.kind} {operation.name!r}")
+    run.park(error)
+    raise error
 
 
 def _answer(record: JournalRow) -> Answer:

@@ -140,7 +140,10 @@ class Run:
         calls = [record for record in self.journal.values() if has_turn(record.step_id)]
         finished = [record.step_id for record in calls if record.finished]
         self.turns: Turns = Turns(self.tasks, self.outstanding, finished, self._call_missing)
-        self.unmade: set[str] | None = {r.step_id for r in calls if not r.finished} if calls else None
+        # Of an `each` there may be items and no row of its own.
+        begun = {each_of(step_id) for step_id in self.journal} - {None, *self.journal}
+        unmade = {r.step_id for r in calls if not r.finished}.union(filter(None, begun))
+        self.unmade: set[str] | None = unmade or None
         self.patches: dict[str, bool] | None = None
         self.posted: asyncio.Future[Any] | None = None
         self.settled: bool = False
@@ -349,10 +352,11 @@ class Run:
         if self._items is None:
             self._items = {}
             for record in self.journal.values():
-                each_id, _, index = record.step_id.partition("#")
-                if not index.isdecimal() or not record.finished:
-                    continue  # no item: a `patched`, under its name; or not over
+                each_id = each_of(record.step_id)
+                if each_id is None or not record.finished:
+                    continue
                 if record.outcome not in (Code.INTERRUPTED, Code.EXPIRED):
+                    index = record.step_id.rpartition("#")[2]
                     self._items.setdefault(each_id, []).append(int(index))
         return self._items.get(step_id, [])
 
@@ -367,6 +371,12 @@ class Run:
 def item_id(step_id: str, index: int) -> str:
     """The id of one item's call, of the `each` that has this step id."""
     return f"{step_id}#{index}"
+
+
+def each_of(step_id: str) -> str | None:
+    """The id of the `each` of which this is an item; None if it is none: a `patched` has its name there."""
+    each_id, _, index = step_id.partition("#")
+    return each_id if index.isdecimal() and each_id[-1:].isdecimal() else None
 
 
 def has_turn(step_id: str) -> bool:
