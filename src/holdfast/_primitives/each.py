@@ -78,8 +78,7 @@ def each(what: Callable[[I], Wait[R]], items: Iterable[I], /, *, limit: int | No
     iterator = iter(items)
     branch = current_branch("each", "from outside, start a workflow that uses it")
     run, step_id = branch.run, branch.next_step_id()
-    if run.unmade:
-        run.unmade.discard(step_id)
+    run.call_made(step_id)
     return Each(run, step_id, name, operation, iterator, limit or MOST_AT_ONCE)
 
 

@@ -359,8 +359,7 @@ def check_match(run: Run, step_id: str, kind: str, name: str) -> None:
         error = mismatch(run, record, f"{kind} {name!r}")
         run.park(error)
         raise error
-    if run.unmade:
-        run.unmade.discard(step_id)
+    run.call_made(step_id)
 
 
 def _check_no_items(run: Run, step_id: str, operation: Operation[Any]) -> None:

@@ -140,10 +140,7 @@ class Run:
         calls = [record for record in self.journal.values() if has_turn(record.step_id)]
         finished = [record.step_id for record in calls if record.finished]
         self.turns: Turns = Turns(self.tasks, self.outstanding, finished, self._call_missing)
-        # Of an `each` there may be items and no row of its own.
-        begun = {each_of(step_id) for step_id in self.journal} - {None, *self.journal}
-        unmade = {r.step_id for r in calls if not r.finished}.union(filter(None, begun))
-        self.unmade: set[str] | None = unmade or None
+        self.unmade: set[str] | None = self._waiting_calls() if self.journal else None
         self.patches: dict[str, bool] | None = None
         self.posted: asyncio.Future[Any] | None = None
         self.settled: bool = False
@@ -161,6 +158,19 @@ class Run:
         self.stuck: bool = False
         self.cause: BaseException | None = None
         self.parked: NondeterminismError | WorkflowStopped | None = None
+
+    def _waiting_calls(self) -> set[str]:
+        """Calls of the journal that have not completed, until the code has made them; of an `each` there may
+        be items and no row of its own.
+        """
+        waiting = {id for id, record in self.journal.items() if has_turn(id) and not record.finished}
+        begun = (each_of(id) for id in self.journal)
+        return waiting.union(id for id in begun if id is not None and id not in self.journal)
+
+    def call_made(self, step_id: str) -> None:
+        """The code has come to this call."""
+        if self.unmade:
+            self.unmade.discard(step_id)
 
     def adopt(self, task: "asyncio.Future[Any]", *, has_turns: bool = True) -> None:
         """Takes in a task that was born in the workflow; it shares the run's fate. Without turns: one that
