@@ -116,12 +116,37 @@ $$
         and l.classid = hashtext('holdfast.fence')::bigint::bit(32)::bigint::oid and l.objid = executor::oid
 $$;
 
+-- Are there workflows that `claim_workflows` would take, whether somebody has locked them or not?
+create or replace function holdfast.any_free(me integer, names text[], running text[], kind text) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off as
+$$
+begin
+    return kind <> 'parked' and exists (
+            select from holdfast.workflows w
+            where w.status = 2 and w.executor_id is null and w.parked is null and w.name = any (names)
+                and (w.claims - w.settled >= 2) = (kind = 'suspect'))
+        or kind = 'work' and exists (
+            select from holdfast.workflows w where w.status = 0 and w.name = any (names))
+        or kind <> 'work' and exists (
+            select from holdfast.workflows w
+            where w.status = 2 and w.executor_id is null and w.parked is not null and w.name = any (names)
+                and me <> all (w.parked) and (w.claims - w.settled >= 2) = (kind = 'suspect'))
+        or running is not null and exists (
+            select from holdfast.workflows w
+            where w.status = 2 and w.executor_id = me and w.executor_id is not null and w.name = any (names)
+                and w.id <> all (running));
+end
+$$;
+
 -- Takes free workflows of these names. kind 'work': new ones, and what a fenced executor has left; 'parked': those whose
 -- code did not match where others ran them, and that this executor has not parked itself; 'suspect': those whose last two
 -- claims have come to nothing as far as is known, perhaps because they take their processes down.
 -- timeouts and recoveries: of each name, its own timeout in seconds or NULL, and how many claims may come to nothing [W13].
--- Never blocks on another claimer; nothing is given to an executor that is fenced. New ones: of the name of which one has
--- waited longest, in their order, then of the next; so only what is taken is read and locked, however many are waiting.
+-- Never waits for whoever has locked one: if nothing else is free, it gives one row of NULLs, and the caller looks again
+-- soon, for who lets go of a lock may have changed nothing, and rings no bell. Nothing is given to an executor that is
+-- fenced. New ones: of the name of which one has waited longest, in their order, then of the next; so only what is taken is
+-- read and locked, however many are waiting.
 -- running: NULL, or all that this executor runs; then it also takes what it owns and does not run: the fruit of a claim
 -- whose reply was lost. number: of this try, ever larger; a try that comes after a later one takes nothing.
 -- A workflow whose claims have come to nothing too often is not given out: it is QUARANTINED, or CANCELLED if it was to end.
@@ -152,7 +177,7 @@ begin
             select w.id from holdfast.workflows w
             where kind <> 'parked' and w.status = 2 and w.executor_id is null and w.parked is null and w.name = any (names)
                 and (w.claims - w.settled >= 2) = (kind = 'suspect')
-            limit most for update skip locked) f
+            limit most for no key update skip locked) f
         union all
         select f.id from (
             select w.id from (
@@ -164,23 +189,26 @@ begin
                 order by oldest.created_at) n
             cross join lateral (
                 select w.id from holdfast.workflows w where w.status = 0 and w.name = n.name
-                order by w.created_at limit most for update skip locked) w
+                order by w.created_at limit most for no key update skip locked) w
             limit most) f
         union all
         select f.id from (
             select w.id from holdfast.workflows w
             where kind <> 'work' and w.status = 2 and w.executor_id is null and w.parked is not null and w.name = any (names)
                 and me <> all (w.parked) and (w.claims - w.settled >= 2) = (kind = 'suspect')
-            limit most for update skip locked) f
+            limit most for no key update skip locked) f
         union all
         select f.id from (
             select w.id from holdfast.workflows w
             where running is not null and w.status = 2 and w.executor_id = me and w.executor_id is not null
                 and w.name = any (names) and w.id <> all (running)
-            limit most for update skip locked) f
+            limit most for no key update skip locked) f
         limit most)
     select array_agg(f.id) into found_ids from free f;
     if found_ids is null then
+        if holdfast.any_free(me, names, running, kind) then
+            return next;
+        end if;
         return;
     end if;
     mark := nextval('holdfast.batches') * 8192;

@@ -1,4 +1,6 @@
-"""Claims whose replies are lost: what they have taken is run all the same, and nothing twice [W13]."""
+"""Claims that go wrong. What one has taken whose reply is lost is run all the same, and nothing twice [W13];
+what somebody had locked, and has left as it was, is taken once it is free.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,9 @@ import pytest
 
 import holdfast as hf
 from holdfast._run import claiming
+from holdfast._store.connection import Connection
 from holdfast.testing.faults import Proxy
-from tests.processes import Processes, within
+from tests.processes import Processes, Waits, within
 from tests.runtime.witness import PATIENCE, quick
 
 ran: Counter[str] = Counter()
@@ -36,3 +39,56 @@ async def test_w13_what_a_claim_has_taken_whose_reply_is_lost_is_run_all_the_sam
             for handle in handles:
                 await within(PATIENCE, handle.result())
     assert ran == Counter({str(number): 1 for number in range(20)})
+
+
+FREE = {
+    "work": "status = 0",
+    "left by the dead": "status = 2",
+    "parked": "status = 2, parked = '{0}'",
+    "suspect": "status = 2, claims = 2, claim_mark = 1 << 60",
+}
+"""What is free to be taken, and what its row is like."""
+
+
+@pytest.mark.parametrize("kind", FREE)
+async def test_w12_what_somebody_has_locked_and_left_free_is_taken_without_a_bell(
+    processes: Processes, database: Connection, waits: Waits, kind: str
+) -> None:
+    """As a resume does whose workflow is active, a cancel that comes too late, and whoever rolls back."""
+    ran.clear()
+    client = await processes.client()
+    handle = await client.start(counts(), id="one")
+    await database.execute(f"update holdfast.workflows set {FREE[kind]}")
+    async with database.transaction():
+        await database.execute("select from holdfast.workflows for update")
+        await processes.runtime(counts, settings=quick())
+        bell = kind if kind in ("parked", "suspect") else "work"
+        await waits.on(bell, "counts", times=3)
+        assert not ran
+    await within(PATIENCE, handle.result())
+    assert ran == Counter(one=1)
+
+
+async def test_w12_what_is_free_does_not_wait_for_what_somebody_has_locked(
+    processes: Processes, database: Connection, waits: Waits
+) -> None:
+    ran.clear()
+    client = await processes.client()
+    await client.start(counts(), id="one")
+    async with database.transaction():
+        await database.execute("select from holdfast.workflows for update")
+        await processes.runtime(counts, settings=quick())
+        await waits.on("work", "counts", times=2)
+        other = await client.start(counts(), id="two")
+        await within(PATIENCE, other.result())
+        assert ran == Counter(two=1)
+
+
+async def test_w12_who_forks_a_workflow_is_in_nobodys_way(processes: Processes, database: Connection) -> None:
+    ran.clear()
+    client = await processes.client()
+    handle = await client.start(counts(), id="one")
+    async with database.transaction():
+        await database.execute("select from holdfast.workflows for key share")
+        await processes.runtime(counts, settings=quick())
+        await within(PATIENCE, handle.result())

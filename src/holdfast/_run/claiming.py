@@ -5,6 +5,9 @@ another [W5]: they may lie there for long, and must not be in the way of every c
 claimed twice in vain are suspect: perhaps they take their processes down [W13]. They are taken one by one,
 each when all that began before is known to have survived its replay: so whoever is innocent of the death of
 its process is not claimed in vain with the guilty again and again.
+
+No claim waits for a lock: what somebody has locked and left as it was rings no bell, and is looked for again
+a little later.
 """
 
 import asyncio
@@ -12,7 +15,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal, Protocol, get_args
 
-from holdfast import _keys
+from holdfast import _clock, _keys
+from holdfast._backoff import Backoff
 from holdfast._engine.engine import Engine
 from holdfast._observe import logger, signal
 from holdfast._run.leases import Lease
@@ -20,13 +24,15 @@ from holdfast._run.registry import Registry
 from holdfast._store import steps, workflows
 from holdfast._store.connection import Connection
 from holdfast._store.steps import JournalRow
-from holdfast._store.workflows import Claimed
+from holdfast._store.workflows import Claim, Claimed
 from holdfast.types import Status
 
 MOST_CLAIMED = 500
 """Workflows taken in one claim."""
 MOST_JOURNALS = 100
 """Journals read in one query; they may be large."""
+
+NOTHING = Claim([], held=False)
 
 Kind = Literal["work", "parked", "suspect"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -47,6 +53,26 @@ class Taker(Protocol):
 
     def begin(self, found: Claimed, recorded: Sequence[JournalRow]) -> None:
         """Runs a workflow that has been claimed."""
+
+
+class Held:
+    """When to look again for what somebody has locked: soon, and less often the longer it lasts."""
+
+    def __init__(self) -> None:
+        self._pauses = Backoff(initial=0.02, maximum=1.0)
+        self._again: float | None = None
+
+    def seen(self, held: bool) -> None:
+        """A claim has found something that is free and locked, or has not."""
+        if held:
+            self._again = _clock.monotonic() + self._pauses.next()
+        else:
+            self._again = None
+            self._pauses.reset()
+
+    def again(self) -> float | None:
+        """The moment of the next look, if one is due without a bell."""
+        return self._again
 
 
 class Claiming:
@@ -72,33 +98,35 @@ class Claiming:
         await started.wait()
         keys = [self._work_key, *(_keys.wake_key(kind, name) for name in self._names)]
         while True:
-            await self._engine.waiters.until(keys, partial(self._take, kind))
+            held = Held()
+            await self._engine.waiters.until(keys, partial(self._take, kind, held), deadline=held.again)
 
-    async def _take(self, kind: Kind) -> bool | None:
+    async def _take(self, kind: Kind, held: Held) -> bool | None:
         """Claims and begins; None if there was nothing to take."""
         if kind == "suspect":
             await self._taker.settled_down()
         async with self._taking:
-            claimed = await self._claim(kind)
-            if not claimed:
+            claim = await self._claim(kind)
+            held.seen(claim.held)
+            if not claim.found:
                 return None
-            await self._begin(claimed)
+            await self._begin(claim.found)
             return True
 
-    async def _claim(self, kind: Kind) -> list[Claimed]:
+    async def _claim(self, kind: Kind) -> Claim:
         executor = self._lease.executor
         if executor is None or self._taker.closing:
-            return []
+            return NOTHING
         most = 1 if kind == "suspect" else MOST_CLAIMED
 
-        async def claim(connection: Connection) -> list[Claimed]:
+        async def claim(connection: Connection) -> Claim:
             nonlocal most
             if executor != self._lease.executor:
-                return []
+                return NOTHING
             self._claims += 1
             unsure, self._unsure = self._unsure, True
             asked, most = most, max(most // 2, 1)  # perhaps it was too much for the time there is
-            found = await workflows.claim_workflows(
+            made = await workflows.claim_workflows(
                 connection,
                 self._engine.sql,
                 executor,
@@ -111,12 +139,12 @@ class Claiming:
                 kind=kind,
                 channel=self._engine.channel,
             )
-            self._unsure = unsure and len(found) == asked
-            return found
+            self._unsure = unsure and (made.held or made.found != [])
+            return made
 
         claimed = await self._engine.ask(claim, insist=True)
         # What was taken by an executor that is no more is freed with it.
-        return claimed if executor == self._lease.executor else []
+        return claimed if executor == self._lease.executor else NOTHING
 
     async def _begin(self, claimed: Sequence[Claimed]) -> None:
         """Runs what has just been taken; what ran before reads its journal, many of them in one query

@@ -32,6 +32,13 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     remaining: float | None
 
 
+class Claim(NamedTuple):
+    """What a claim has brought; `held`: nothing, but there is something free that somebody has locked."""
+
+    found: list[Claimed]
+    held: bool
+
+
 class WorkflowRow(msgspec.Struct, frozen=True, gc=False):
     """A workflow as people look at it; `output` is its error when it has failed."""
 
@@ -98,10 +105,10 @@ async def claim_workflows(
     *,
     kind: str,
     channel: str,
-) -> list[Claimed]:
+) -> Claim:
     """Takes up to `most` free workflows of these names, of a kind: "work", "parked" by others, or "suspect";
-    with `running`, also what this executor owns but does not run. `number` is of this try, ever larger. None,
-    if it is fenced.
+    with `running`, also what this executor owns but does not run. `number` is of this try, ever larger.
+    Nothing, if it is fenced.
     """
     rows = await connection.fetch(
         sql["workflows.claim"],
@@ -115,7 +122,8 @@ async def claim_workflows(
         kind,
         channel,
     )
-    return [Claimed(*row) for row in rows]
+    held = len(rows) == 1 and rows[0]["id"] is None
+    return Claim([] if held else [Claimed(*row) for row in rows], held)
 
 
 async def settle_workflows(
