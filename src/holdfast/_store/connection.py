@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 import sys
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
@@ -61,6 +61,31 @@ _SESSION: Final = {
     "idle_session_timeout": "0",
     "jit": "off",
 }
+
+_ARRAYS: Final = [
+    {
+        "oid": oid,
+        "ns": "pg_catalog",
+        "name": f"_{name}",
+        "kind": b"b",
+        "elemtype": element,
+        "elemdelim": b",",
+        "elemtype_name": name,
+        "range_subtype": None,
+        "attrtypoids": None,
+        "basetype": None,
+    }
+    for name, element, oid in (
+        ("bool", 16, 1000),
+        ("bytea", 17, 1001),
+        ("int8", 20, 1016),
+        ("int2", 21, 1005),
+        ("int4", 23, 1007),
+        ("float8", 701, 1022),
+        ("uuid", 2950, 2951),
+    )
+]
+"""Arrays of built-in types, the same in every database, as the driver would read them from the catalogue."""
 
 _POOLER: Final = (
     "the connection pooler in front of the database refuses session settings: list them in its "
@@ -123,6 +148,7 @@ async def connect(dsn: str, *, role: str, timeout: float = 10) -> Connection:
                 raise ConfigurationError(_POOLER) from None
             raise
     _keep_alive(connection)
+    _acquaint(connection)
     return connection
 
 
@@ -132,6 +158,12 @@ async def _open(dsn: str, role: str, timeout: float) -> Connection:
     return await asyncpg.connect(
         dsn, timeout=timeout, server_settings=settings, max_cached_statement_lifetime=0
     )
+
+
+def _acquaint(connection: Connection) -> None:
+    """Tell the driver what arrays are: else it asks on each new connection, at the cost of many commits."""
+    with suppress(AttributeError):  # it has no public way to it; one that has no such way either asks
+        connection._protocol.get_settings().register_data_types(_ARRAYS)  # type: ignore[attr-defined]
 
 
 def _keep_alive(connection: Connection) -> None:
