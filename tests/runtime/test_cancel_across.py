@@ -66,6 +66,88 @@ async def test_w10_reaches_a_family_over_three_processes_in_milliseconds(
     assert statistics.median(reached) < MILLISECONDS, reached
 
 
+seen: list[str] = []
+
+
+def _saw(error: BaseException | None) -> None:
+    seen.append(type(error).__name__)
+
+
+async def _awaited() -> None:
+    await child()
+
+
+async def _by_handle() -> None:
+    handle = await hf.start(child())
+    await handle.result()
+
+
+async def _in_first() -> None:
+    await hf.first(hf.recv("never"), child())
+
+
+async def _in_each() -> None:
+    async for outcome in hf.each(hf.WorkflowRef[[int], str]("child"), [1]):
+        _saw(outcome.error)
+
+
+@pytest.mark.parametrize("wait", [_awaited, _by_handle, _in_first, _in_each])
+async def test_w10_a_parent_is_cancelled_even_if_it_hears_of_its_childs_end_first(
+    processes: Processes, database: Connection, waits: Waits, wait: Callable[[], Awaitable[None]]
+) -> None:
+    """The bell for the family has reached the child's process, and not yet the parent's."""
+    seen.clear()
+
+    @hf.workflow
+    async def watcher() -> None:
+        try:
+            await wait()
+        except BaseException as error:
+            _saw(error)
+            raise
+        seen.append("went on")
+
+    @hf.workflow(name="child")
+    async def waiting(*_: int) -> str:
+        return await hf.recv("never", type=str)
+
+    rt = await processes.runtime(watcher, settings=quick())
+    await processes.runtime(waiting, settings=quick())
+    client = await processes.client()
+    handle = await rt.start(watcher(), id="one")
+    await until(
+        lambda: database.fetchval("select count(*) = 2 from holdfast.workflows where status = 2"), "both run"
+    )
+    child_id = await database.fetchval("select id from holdfast.workflows where parent_id = 'one'")
+    await waits.on("message", child_id, "never")
+    await waits.on("end", child_id)
+    await database.execute(
+        "update holdfast.workflows set cancelling = true, cancelled_with = 'one' where id = 'one'"
+    )
+    await client.cancel(child_id)
+    with pytest.raises(hf.WorkflowCancelled):
+        await handle.result(PATIENCE)
+    assert seen == ["CancelledError"]
+
+
+async def test_w8_a_child_that_is_cancelled_alone_is_an_error_of_its_parent(
+    processes: Processes, waits: Waits
+) -> None:
+    @hf.workflow
+    async def watcher() -> str:
+        try:
+            return await child()
+        except hf.WorkflowCancelled as error:
+            return error.workflow_id
+
+    rt = await processes.runtime(watcher, settings=quick())
+    await processes.runtime(child, settings=quick())
+    handle = await rt.start(watcher(), id="one")
+    await waits.on("message", "one/1", "never")
+    await rt.cancel("one/1")
+    assert await handle.result(PATIENCE) == "one/1"
+
+
 async def test_w10_a_child_that_is_started_at_that_moment_is_cancelled_too(
     actors: Troupe, processes: Processes, database: Connection, dsn: str
 ) -> None:

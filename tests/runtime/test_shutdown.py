@@ -10,7 +10,7 @@ import pytest
 import holdfast as hf
 from holdfast._run.claiming import Claiming
 from holdfast._store.connection import Connection
-from tests.processes import Processes, Waits, connect
+from tests.processes import Processes, Waits, connect, within
 from tests.runtime.witness import PATIENCE, Signals, quick, snapshot, state, until
 
 seen: list[str] = []
@@ -182,11 +182,11 @@ async def test_w11_tasks_left_over_when_the_function_returns_record_nothing(
 
 
 async def test_w11_leaving_waits_for_no_workflow(processes: Processes, database: Connection) -> None:
-    let_go = asyncio.Event()
+    let_go, waits = asyncio.Event(), asyncio.Event()
 
     @hf.step
     async def deaf() -> None:
-        await hf.set_event("begun", True)
+        waits.set()
         while not let_go.is_set():
             try:
                 await let_go.wait()
@@ -201,8 +201,8 @@ async def test_w11_leaving_waits_for_no_workflow(processes: Processes, database:
         return "too late"
 
     rt = await processes.runtime(work, settings=quick())
-    handle = await rt.start(work(), id="one")
-    await handle.get("begun", PATIENCE)
+    await rt.start(work(), id="one")
+    await within(PATIENCE, waits.wait())
     begun = time.monotonic()
     leaving = asyncio.create_task(processes.leave(rt))
     # The fence falls before the deaf one has let go.

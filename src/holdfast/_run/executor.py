@@ -399,6 +399,14 @@ class Executor:
 
             self._cancel_runs(await self.waiters.until(keys, look) or ())
 
+    async def hear_cancelling(self, run: Run) -> None:
+        """A run has seen a child CANCELLED: perhaps with its whole family, of which the bell has told the
+        child's process first. Then the run is cancelled too, and sees that [W10].
+        """
+        self._cancel_runs(await self._list_cancelling(self.lease.executor) or ())
+        if run.cancel_asked:
+            await asyncio.sleep(0)  # where the cancellation is delivered
+
     async def _list_cancelling(self, executor: int | None) -> list[Run] | None:
         if executor is None:
             return None

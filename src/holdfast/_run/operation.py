@@ -214,6 +214,8 @@ async def _perform(run: Run, step_id: str, operation: Operation[Any]) -> Answer:
             if block is not None:
                 await block.admit(waits=operation.waits(run, step_id))
             answer = await operation.perform(run, step_id)
+            if answer.code is Code.CANCELLED and not run.cancel_asked:
+                await run.executor.hear_cancelling(run)
         except RecordRejected as error:
             answer = await _record_rejection(run, step_id, operation, error)
         except DeadlinePassed as passed:

@@ -65,6 +65,11 @@ class Host(Protocol):
     def give_up(self) -> None:
         """The database cannot be written to."""
 
+    async def hear_cancelling(self, run: "Run") -> None:
+        """A run has seen a child CANCELLED: perhaps with its whole family, of which the bell has told the
+        child's process first. Then the run is cancelled too, and sees that [W10].
+        """
+
     def limit_cleanup(self, run: "Run") -> None:
         """A cancelled run has only so much time left."""
 
