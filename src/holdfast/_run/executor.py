@@ -26,7 +26,7 @@ from holdfast._store import workflows
 from holdfast._store.commits import Answer, Code, Continue, Owner
 from holdfast._store.connection import Connection
 from holdfast._store.steps import JournalRow
-from holdfast._store.workflows import Claimed
+from holdfast._store.workflows import Claimed, WorkflowRow
 from holdfast.errors import DatabaseUnavailable, NotRunning, PayloadCodecError, RecordRejected
 from holdfast.types import Status
 
@@ -403,8 +403,13 @@ class Executor:
         """A run has seen a child CANCELLED: perhaps with its whole family, of which the bell has told the
         child's process first. Then the run is cancelled too, and sees that [W10].
         """
-        self._cancel_runs(await self._list_cancelling(self.lease.executor) or ())
-        if run.cancel_asked:
+
+        async def ask(connection: Connection) -> WorkflowRow | None:
+            return await workflows.load_workflow(connection, self.engine.sql, run.workflow_id)
+
+        row = await self.engine.ask(ask, insist=True)
+        if row is not None and row.cancelling:
+            run.cancel()
             await asyncio.sleep(0)  # where the cancellation is delivered
 
     async def _list_cancelling(self, executor: int | None) -> list[Run] | None:
