@@ -26,19 +26,6 @@ async def say(label: str) -> str:
     return label
 
 
-@hf.step
-async def hang(begun: str) -> str:
-    await hf.set_event(begun, True)
-    if "let go" in seen:
-        return "let go"
-    try:
-        await asyncio.Event().wait()
-    except BaseException as error:
-        seen.append(type(error).__name__)
-        raise
-    return "never"
-
-
 @hf.workflow
 async def swallows_in_gather() -> list[str]:
     results = await asyncio.gather(hf.recv("a"), hf.recv("b"), say("c"), return_exceptions=True)
@@ -138,13 +125,27 @@ async def test_w11_what_a_durable_call_raises_is_no_exception_and_no_cancellatio
 async def test_w11_a_step_that_runs_sees_a_cancellation_and_runs_again(
     processes: Processes, database: Connection
 ) -> None:
+    hangs = asyncio.Event()
+
+    @hf.step
+    async def hang() -> str:
+        if "let go" in seen:
+            return "let go"
+        hangs.set()
+        try:
+            await asyncio.Event().wait()
+        except BaseException as error:
+            seen.append(type(error).__name__)
+            raise
+        return "never"
+
     @hf.workflow
     async def work() -> str:
-        return await hang("begun")
+        return await hang()
 
     rt = await processes.runtime(work, settings=quick())
-    handle = await rt.start(work(), id="one")
-    await handle.get("begun", PATIENCE)
+    await rt.start(work(), id="one")
+    await within(PATIENCE, hangs.wait())
     await processes.leave(rt)
     assert seen == ["CancelledError"]
     assert await state(database, "one") == "PENDING"
