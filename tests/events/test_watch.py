@@ -131,6 +131,7 @@ async def test_n2_a_watcher_that_leaves_leaves_no_waiter(processes: Processes, w
     async for _ in client.watch_event("w", STATE):
         break
     assert client.statistics().waiters.waiting == idle
+    waits.forget()
     change = asyncio.create_task(every(client.watch_event("w", STATE)))
     await waits.on("event", "w", "state")
     assert client.statistics().waiters.waiting == idle + 1
