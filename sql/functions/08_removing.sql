@@ -40,8 +40,8 @@ $$;
 -- Removes a workflow whose row the caller has locked, and before it the children that ended before a moment and whose ids
 -- were made from its own (id/step), with theirs: so that the id is free, and whoever uses it again has children of his own.
 -- All other children stay, and are nobody's: none can be taken for the new one's. While a fork of it is active, which may ask
--- for them, all of them do. At most so many rows at once; a child that
--- somebody holds is passed over. rows: deleted or changed; removed: workflows that are gone; done: this one is.
+-- for them, all of them do. At most so many rows at once; a child that somebody holds is passed over.
+-- rows: deleted or changed; removed: workflows that are gone; done: this one is.
 drop function if exists holdfast.remove_workflow(text, integer, text);
 create or replace function holdfast.remove_workflow(
     workflow text, most integer, before timestamptz, channel text, out rows integer, out removed integer, out done boolean

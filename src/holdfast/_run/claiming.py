@@ -139,7 +139,7 @@ class Claiming:
                 kind=kind,
                 channel=self._engine.channel,
             )
-            self._unsure = unsure and (made.held or made.found != [])
+            self._unsure = unsure and (made.held or bool(made.found))
             return made
 
         claimed = await self._engine.ask(claim, insist=True)

@@ -205,6 +205,8 @@ class _Worker:
             await migrate.migrate(within, _SCHEMA)
         finally:
             await within.close()
+        # The first session after a change writes down what it read of the catalogue; the copies get it too.
+        await (await asyncpg.connect(_with_database(self._dsn, draft))).close()
         # Under its name only when it is whole: nobody finds the half of a session that was killed.
         await connection.execute(f'alter database "{draft}" allow_connections false')
         await connection.execute(f'alter database "{draft}" rename to "{name}"')
