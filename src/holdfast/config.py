@@ -59,7 +59,9 @@ class Settings:
     """Bytes of JSON that one payload may take, at most 16 MiB [K2]."""
 
     pool_size: int = 4
-    """Connections of the pool, besides the one that listens."""
+    """Connections for `@transaction` and whatever else takes long, opened when they are needed; besides up to
+    six of the process's own: one listens, two commit, one looks, two ask.
+    """
 
     batch_records: int = 1000
     """Records that go into one commit at most."""

@@ -10,9 +10,11 @@ import pytest
 
 import holdfast as hf
 from holdfast._run import claiming
+from holdfast._sql import statements
 from holdfast._store.connection import Connection
+from holdfast._store.workflows import Claim, claim_workflows
 from holdfast.testing.faults import Proxy
-from tests.processes import Processes, Waits, within
+from tests.processes import Processes, Waits, connect, within
 from tests.runtime.witness import PATIENCE, quick
 
 ran: Counter[str] = Counter()
@@ -92,3 +94,30 @@ async def test_w12_who_forks_a_workflow_is_in_nobodys_way(processes: Processes, 
         await database.execute("select from holdfast.workflows for key share")
         await processes.runtime(counts, settings=quick())
         await within(PATIENCE, handle.result())
+
+
+async def test_w13_what_was_taken_unknown_to_the_taker_is_asked_for_again_while_it_is_locked(
+    database: Connection, dsn: str
+) -> None:
+    """The reply of a claim was lost, and before the next one somebody has locked what it took."""
+    sql = statements.load("holdfast")
+    executor = await database.fetchval("select holdfast.register_executor('it', null)")
+    await database.execute(
+        "insert into holdfast.workflows (id, name, status, executor_id, epoch, claims, start_token, input, "
+        "created_at) values ('one', 'counts', 2, $1, 1, 1, gen_random_uuid(), '[]', now())",
+        executor,
+    )
+
+    async def claim(number: int, *running: str) -> Claim:
+        return await claim_workflows(
+            database, sql, executor, number, ["counts"], [None], [5], 10, running, kind="work", channel="none"
+        )
+
+    holder = await connect(dsn)
+    async with holder.transaction():
+        await holder.execute("select from holdfast.workflows for update")
+        assert await claim(1) == Claim([], held=True)
+        assert await claim(2, "one") == Claim([], held=False)
+    await holder.close()
+    claimed = await claim(3)
+    assert ([found.id for found in claimed.found], claimed.held) == (["one"], False)
